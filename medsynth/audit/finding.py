@@ -1,0 +1,63 @@
+"""What an audit looks at, and what it says.
+
+A check is a callable ``check(evidence) -> Finding``: an attack with a control, an interval, a limit, and a verdict that may be
+"inconclusive".
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from medsynth.audit.level import Level
+from medsynth.cohort import Cohort
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything a check may look at. ``holdout`` holds subjects that no training step ever saw.
+
+    ``folders`` are all folders whose bytes would leave (or have already left) the prepared folder; ``identifiers`` is the prepared
+    folder's file of keyed hashes of every identifier value that ``prepare`` saw, with ``key`` their key (None: values cannot be
+    matched). ``level`` is how much proof is asked for, chosen before the look.
+    """
+
+    train: Cohort
+    holdout: Cohort
+    synthetic: Cohort
+    level: Level
+    seed: int
+    folders: tuple[Path, ...] = ()
+    identifiers: Path | None = None
+    key: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One check's result with its doubt.
+
+    ``value`` is a rate in 0..1 or a count; ``interval`` its 95 % interval; ``control`` the same number on data that cannot leak;
+    ``limit`` what ``value`` (or the interval's upper end, as ``why`` says) may not exceed. ``details`` are aggregate numbers and pairs
+    of case ids for the report, JSON-serialisable.
+    """
+
+    check: str
+    verdict: Verdict
+    value: float | None
+    interval: tuple[float, float] | None
+    control: float | None
+    limit: float | None
+    why: str
+    required: bool = True
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict:
+        return asdict(self)
+
+
+class Check(Protocol):
+    """Fires on a planted leak, is quiet on the control, and repeats under its seed (tests/contracts)."""
+
+    def __call__(self, evidence: Evidence) -> Finding: ...

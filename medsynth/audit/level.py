@@ -1,0 +1,104 @@
+"""How much proof is asked for. A level is chosen by name before anybody looks, and states what a pass at it means.
+
+The numbers hang together. A threshold at alpha needs ``1 / alpha - 1`` calibration subjects (half of the holdout); a recall bound needs
+that many planted copies; the bound on the rate of copies needs synthetic cases. Where the data is too little for a level the verdict is
+"inconclusive" and says what is missing: a weaker level is a decision of the person who releases, never of the program.
+"""
+
+from dataclasses import asdict, dataclass
+
+from medsynth.errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """Limits of the memorization audit. Bounds are ends of two-sided 95 % intervals.
+
+    ``alpha``: rate at which unseen subjects may be taken for copies. ``false_alarm``: largest upper bound of that rate, measured on
+    subjects that calibrated nothing. ``plants``: copies planted of each kind, and ``recall``: least lower bound of their recall, kind by
+    kind. ``excess``: largest upper bound of the rate of synthetic cases that are copies, after division by the recall's lower bound.
+    ``holdout`` and ``synthetic``: fewest subjects and cases. ``sharpness``: allowed ratio of high-frequency energy, synthetic over real,
+    as a cohort smoother than the planted copies is not what they test. ``attraction``: smallest p of "training subjects attract more
+    than their share of synthetic cases" with which a pass is still given; 0 never holds it back.
+    """
+
+    name: str
+    alpha: float
+    false_alarm: float
+    plants: int
+    recall: float
+    excess: float
+    holdout: int
+    synthetic: int
+    sharpness: tuple[float, float]
+    attraction: float
+
+    @property
+    def claim(self) -> str:
+        """What a pass means, in one sentence."""
+        return (
+            f"At most {self.excess:.0%} of the synthetic cases copy a training case beyond what chance gives (upper 95 % bound, "
+            f"corrected for recall) and none is a near-exact copy, by a detector that finds at least {self.recall:.0%} of each kind of "
+            f"planted copy (lower 95 % bound) and takes at most {self.false_alarm:.0%} of unseen subjects for copies (upper 95 % bound)."
+        )
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """Fewest held-out subjects and synthetic cases with which this level can pass."""
+        return {"holdout": self.holdout, "synthetic": self.synthetic}
+
+    def as_json(self) -> dict:
+        return {**asdict(self), "sharpness": list(self.sharpness), "claim": self.claim, "needs": self.needs}
+
+
+LEVELS = {
+    level.name: level
+    for level in (
+        # 200 subjects without an alarm bound the false alarms by 2 %; 72 of 72 plants bound recall by 95 %
+        Level(
+            name="strict",
+            alpha=0.01,
+            false_alarm=0.02,
+            plants=72,
+            recall=0.95,
+            excess=0.02,
+            holdout=400,
+            synthetic=1000,
+            sharpness=(0.8, 1.25),
+            attraction=0.01,
+        ),
+        # 20 subjects hold alpha 5 %; 20 more, of which 2 may alarm, bound it by 32 %; 24 plants of which 1 may be missed, by 78 %
+        Level(
+            name="standard",
+            alpha=0.05,
+            false_alarm=0.33,
+            plants=24,
+            recall=0.75,
+            excess=0.10,
+            holdout=40,
+            synthetic=200,
+            sharpness=(0.5, 2.0),
+            attraction=0.001,
+        ),
+        # to see the machinery run, on a phantom: 7 of 20 plants found are enough; it shows that copying is not gross, and protects nobody
+        Level(
+            name="demo",
+            alpha=0.20,
+            false_alarm=0.70,
+            plants=20,
+            recall=0.15,
+            excess=0.30,
+            holdout=20,
+            synthetic=20,
+            sharpness=(0.1, 10.0),
+            attraction=0.0,
+        ),
+    )
+}
+
+
+def level_named(name: str) -> Level:
+    """The level of this name; an unknown name is an error that lists the known ones."""
+    if name not in LEVELS:
+        raise SettingsError(f"audit.level={name} is not a level of proof. Known: {', '.join(LEVELS)}.")
+    return LEVELS[name]

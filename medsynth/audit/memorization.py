@@ -1,0 +1,440 @@
+"""Does the synthetic cohort hold copies of training cases? A detector with both controls, run anew at every audit.
+
+The detector scores how near a case comes to its nearest training case (`medsynth.audit.nearest`). It is never trusted on its word:
+
+* *negative control*: held-out subjects go through it as if they were synthetic. Half of them set the threshold (split-conformal), the
+  other half measures the false alarms;
+* *positive control*: training cases, copied in every way that a leak is known to take (`medsynth.audit.plants`), must be found. One half
+  of them is a rehearsal: where even its hardest copy lies beyond the conformal threshold, the threshold moves up half way to it, as
+  nothing is gained by flagging more. The other half measures the recall;
+* *never-seen reference*: generated images lie nearer to the middle of a distribution than real ones, so they come nearer to *any* real
+  case. The rate of copies is therefore what lies at training subjects beyond what the same cases find at held-out subjects;
+* *attraction*: whether training subjects are the nearest of more synthetic cases than another choice of as many subjects would be. It
+  needs no threshold, and counts a subject that attracts many cases as one.
+
+A *hard copy* lies as near to a training case as a planted copy with mild noise or blur, and far beyond everything that cannot be a copy.
+One is enough to fail.
+
+Validation subjects chose the checkpoint: they are neither members nor controls, and are left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from medsynth.audit.finding import Evidence, Finding, Verdict
+from medsynth.audit.level import Level
+from medsynth.audit.nearest import References, nearest, pooled
+from medsynth.audit.plants import kinds
+from medsynth.audit.rates import (
+    calibration_units,
+    clopper_pearson,
+    conformal_threshold,
+    label_share,
+    paired_difference,
+    units_for_upper_bound,
+)
+from medsynth.cohort import Case, Cohort
+from medsynth.errors import MedsynthError
+from medsynth.rng import generator_for, seed_for
+
+TRAIN, HOLDOUT = 0, 1  # groups of references
+FEWEST = 4  # held-out subjects: fewer make no two halves
+BACKGROUND = 100  # training subjects whose distance to each other sets the scale of a view
+WORST = 12  # pairs shown in the report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memorization:
+    """The check. Images are averaged down to at most ``voxels``; ``candidates`` real cases of each group are compared exactly."""
+
+    voxels: int = 32768
+    candidates: int = 16
+
+    def __call__(self, evidence: Evidence) -> Finding:
+        missing = _missing(evidence)
+        if missing:
+            return _finding("inconclusive", missing, evidence.level)
+        train, holdout, synthetic = (_ordered(cohort) for cohort in (evidence.train, evidence.holdout, evidence.synthetic))
+        looked = self._look(train, holdout, synthetic, evidence.level, evidence.seed)
+        return _judge(looked, evidence.level, evidence.seed)
+
+    def _look(self, train: Cohort, holdout: Cohort, synthetic: Cohort, level: Level, seed: int) -> "Looked":
+        """Score the synthetic cases, the controls and the plants against all real cases, in one search."""
+        members, others, cases = (self._images(cohort) for cohort in (train, holdout, synthetic))
+        unseen = _one_a_subject(holdout, seed)
+        background = _one_a_subject(train, seed)[:BACKGROUND]
+        planted, names, sources = _plant(members, train, 2 * level.plants, seed)
+
+        queries = np.concatenate([cases, others[unseen], members[background], planted])
+        names_of = [*train.subjects, *holdout.subjects]
+        number = {subject: i for i, subject in enumerate(dict.fromkeys(names_of))}
+        references = References(
+            images=np.concatenate([members, others]),
+            groups=np.repeat([TRAIN, HOLDOUT], [len(train), len(holdout)]),
+            subjects=np.array([number[subject] for subject in names_of]),
+        )
+        # A subject is not its own neighbour; a synthetic or planted case may lie anywhere.
+        owners = [number[holdout.subjects[i]] for i in unseen] + [number[train.subjects[i]] for i in background]
+        own = np.concatenate([np.full(len(cases), -1), owners, np.full(len(planted), -1)])
+        matches = nearest(queries, references, own=own, candidates=self.candidates)
+
+        ends = np.cumsum([len(cases), len(unseen), len(background), len(planted)])
+        score, row = _on_one_scale(matches.score, matches.row, slice(ends[1], ends[2]))
+        synthetic_part, unseen_part, background_part, planted_part = (slice(a, b) for a, b in zip((0, *ends), ends, strict=False))
+        return Looked(
+            train=train,
+            holdout=holdout,
+            synthetic=synthetic,
+            score=score[synthetic_part],
+            row=row[synthetic_part],
+            unseen=score[unseen_part, TRAIN],
+            background=score[background_part, TRAIN],
+            rehearsal=score[planted_part, TRAIN][::2],
+            plants=score[planted_part, TRAIN][1::2],
+            kinds=names[1::2],
+            named=np.array([train.subjects[i] == train.subjects[j] for i, j in zip(row[planted_part, TRAIN], sources, strict=True)])[1::2],
+            sharpness=_sharpness(cases) / max(_sharpness(members), 1e-12),
+        )
+
+    def _images(self, cohort: Cohort) -> np.ndarray:
+        """All images of a cohort, ``(case, *space)``, averaged down to at most ``voxels``; one full image in memory at a time."""
+        factors = _reduction(cohort.header.shape, self.voxels)
+        images = np.concatenate([pooled(cohort.pixels(case)[:1], factors) for case in cohort])
+        if not np.isfinite(images).all():
+            raise MedsynthError(f"A {cohort.header.kind} image holds values that are not finite. Make the cohort again.")
+        return images
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Looked:
+    """What the search found. On the scores' scale 0 is a typical training subject's distance to the others, 1 their nearest twentieth."""
+
+    train: Cohort
+    holdout: Cohort
+    synthetic: Cohort
+    score: np.ndarray  # (synthetic case, group)
+    row: np.ndarray  # of train and holdout together, (synthetic case, group)
+    unseen: np.ndarray  # held-out subjects against the training cases
+    background: np.ndarray  # training subjects against the other training subjects
+    rehearsal: np.ndarray  # planted copies, against the training cases, that may move the threshold
+    plants: np.ndarray  # planted copies that measure the recall
+    kinds: np.ndarray  # of each of them
+    named: np.ndarray  # whether its own subject was found
+    sharpness: float  # high-frequency energy, synthetic over training
+
+
+def _judge(looked: Looked, level: Level, seed: int) -> Finding:
+    """The verdict and everything it rests on."""
+    calibration, test = looked.unseen[::2], looked.unseen[1::2]
+    conformal, alpha = conformal_threshold(calibration, level.alpha)
+    threshold = max(conformal, (conformal + looked.rehearsal.min()) / 2)
+    line = _hard_line(looked)
+
+    alarms = int((test > threshold).sum())
+    false_alarm = clopper_pearson(alarms, len(test))
+    recall = _recall(looked, threshold)
+    least = min(row["interval"][0] for row in recall.values())
+    hard = np.flatnonzero(looked.score[:, TRAIN] > line)
+
+    n = len(looked.score)
+    subjects = {group: len(set(cohort.subjects)) for group, cohort in ((TRAIN, looked.train), (HOLDOUT, looked.holdout))}
+    excess, sensitive = (_excess(looked, at, seed) for at in (threshold, conformal))
+    # A control that fires more than its share must not talk the bound below what as many cases without a single hit could show.
+    high = min(max(excess.interval[1], clopper_pearson(0, n)[1]) / max(least, 1e-6), 1.0)
+    share, expected, p = _attraction(looked, np.ones(n, bool), seed)
+
+    smooth, sharp = level.sharpness
+    limits = (
+        (subjects[HOLDOUT] >= level.holdout, f"the holdout has {subjects[HOLDOUT]} subjects, {level.holdout} are needed"),
+        (n >= level.synthetic, f"there are {n} synthetic cases, {level.synthetic} are needed"),
+        (
+            alpha <= level.alpha,
+            f"{len(calibration)} calibration subjects hold a false alarm rate of {alpha:.1%}; {level.alpha:.1%} needs "
+            f"{calibration_units(level.alpha)}, half of the holdout",
+        ),
+        (least >= level.recall, f"planted copies are not found well enough ({_weakest(recall)}; {level.recall:.0%} is needed)"),
+        (
+            false_alarm[1] <= level.false_alarm,
+            f"{alarms} of {len(test)} unseen subjects were taken for copies, so up to {false_alarm[1]:.0%} may be; {level.false_alarm:.0%} "
+            f"is allowed, which needs {units_for_upper_bound(level.false_alarm, alarms)} test subjects, half of the holdout",
+        ),
+        (
+            smooth <= looked.sharpness <= sharp,
+            f"the synthetic images hold {looked.sharpness:.2f} times the fine detail of the real ones, so the planted copies are no model "
+            f"of copies among them",
+        ),
+        (
+            p >= level.attraction,
+            f"{share:.0%} of the synthetic cases lie nearest to a training subject, {expected:.0%} is chance (p={p:.2g})",
+        ),
+        (
+            high <= level.excess,
+            f"the rate of copies may be up to {high:.1%}, {level.excess:.0%} is allowed"
+            + (_more(excess, least, level) if least >= level.recall else ""),
+        ),
+    )
+    short = [text for met, text in limits if not met]
+    verdict: Verdict = "inconclusive" if short else "pass"
+    why = level.claim if not short else f"Not enough is known: {'; '.join(short)}."
+    # Both thresholds are asked: the higher one bounds best what is not there, the lower one sees best what is.
+    found = next((each for each in (sensitive, excess) if each.interval[0] > 0 and each.p < 0.01), None)
+    if found:
+        verdict = "fail"
+        why = (
+            f"{found.at_train} of {n} synthetic cases lie nearer to a training case than {1 - alpha:.0%} of unseen subjects do, against "
+            f"{found.at_holdout} that lie so near to one of the {subjects[HOLDOUT]} held-out subjects: an excess of at least "
+            f"{found.interval[0]:.1%}."
+        )
+    if len(hard):
+        verdict = "fail"
+        why = (
+            f"{len(hard)} of {n} synthetic cases {'is a near-exact copy' if len(hard) == 1 else 'are near-exact copies'} of a training "
+            f"case, as near as planted copies and far nearer than any unseen subject."
+        )
+    counts = {"train_subjects": subjects[TRAIN], "holdout_subjects": subjects[HOLDOUT], "synthetic": n, "train_cases": len(looked.train)}
+    details = {
+        "unit": looked.train.header.unit,
+        "counts": counts,
+        "alpha": alpha,
+        "threshold": threshold,
+        "conformal_threshold": conformal,
+        "hard_line": line,
+        "hard_copies": {"count": len(hard), "interval": clopper_pearson(len(hard), n)},
+        "subjects_hit": excess.subjects_hit,
+        "false_alarm": {"flagged": alarms, "n": len(test), "interval": false_alarm},
+        "recall": recall,
+        "excess": excess.as_json(),
+        "excess_at_conformal_threshold": sensitive.as_json(),
+        "attraction": {"share": share, "expected": expected, "p": p},
+        "sharpness": looked.sharpness,
+        "duplicates_in_training": int((looked.background > line).sum()),
+        "holdout_near_training": int((looked.unseen > line).sum()),
+        "pairs": _worst(looked, line),
+        "histogram": _histogram(looked),
+        "short": short,
+    }
+    interval = (max(excess.interval[0], 0.0), high)
+    return _finding(verdict, why, level, value=max(excess.rate, 0.0), interval=interval, control=alarms / len(test), details=details)
+
+
+def _missing(evidence: Evidence) -> str:
+    """What stops the audit before it starts, or nothing."""
+    unseen, level = len(set(evidence.holdout.subjects)), evidence.level
+    needs = f"Level {level.name} needs {level.holdout} held-out subjects and {level.synthetic} synthetic cases."
+    if unseen < FEWEST:
+        return f"Without held-out subjects nothing says what is near by chance: there are {unseen}. {needs}"
+    if len(set(evidence.train.subjects)) < 2:
+        return f"The training set has {len(set(evidence.train.subjects))} subject: nothing to compare it with. {needs}"
+    if len(evidence.synthetic) == 0:
+        return f"There are no synthetic cases. {needs}"
+    shapes = {cohort.header.shape for cohort in (evidence.train, evidence.holdout, evidence.synthetic)}
+    if len(shapes) > 1:
+        return f"The cohorts lie on different grids: {', '.join(str(shape) for shape in sorted(shapes))} voxels. Bring them to one."
+    return ""
+
+
+def _ordered(cohort: Cohort) -> Cohort:
+    """In the order of ids, so that the finding does not depend on the manifest's order."""
+    return cohort.where(sorted(cohort, key=lambda case: case.id))
+
+
+def _one_a_subject(cohort: Cohort, seed: int) -> list[int]:
+    """Rows of one case a subject, subjects in an order drawn by the seed: a subject's many slices are no independent evidence."""
+    rows: dict[str, list[int]] = {}
+    for row, case in enumerate(cohort):
+        rows.setdefault(case.subject, []).append(row)
+    order = sorted(rows, key=lambda subject: seed_for(seed, "audit order", subject))
+    return [min(rows[subject], key=lambda row: seed_for(seed, "audit case", cohort.cases[row].id)) for subject in order]
+
+
+def _plant(members: np.ndarray, train: Cohort, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``count`` copies of every kind: images, their kinds, and the rows of the training cases they are made of."""
+    images, names, sources = [], [], []
+    for name, plant in kinds(members.shape[1:]).items():
+        rows = _one_a_subject(train, seed_for(seed, "plant", name))
+        for number in range(count):
+            row = rows[number % len(rows)]
+            copy = plant(members[row], generator_for(seed, "plant", name, number))
+            images.append(np.ascontiguousarray(copy, dtype=np.float32))
+            names.append(name)
+            sources.append(row)
+    return np.stack(images), np.array(names), np.array(sources)
+
+
+def _on_one_scale(score: np.ndarray, row: np.ndarray, background: slice) -> tuple[np.ndarray, np.ndarray]:
+    """The better of all views for each query and group, ``(query, group)``.
+
+    Each view is scaled by how near training subjects lie to each other: 0 at the median, 1 at the nearest twentieth. The scale comes from
+    the training set alone, so calibration and test subjects stay exchangeable.
+    """
+    own = score[:, background, TRAIN]
+    middle, near = np.median(own, axis=1), np.quantile(own, 0.95, axis=1)
+    spread = np.maximum(near - middle, 0.02)  # a view in which all subjects are equally near is not allowed to shout
+    scaled = (score - middle[:, None, None]) / spread[:, None, None]
+    best = scaled.argmax(0)
+    return np.take_along_axis(scaled, best[None], 0)[0], np.take_along_axis(row, best[None], 0)[0]
+
+
+def _hard_line(looked: Looked) -> float:
+    """The score from which on a case is a near-exact copy.
+
+    Nine of ten copies with mild noise or mild blur reach it, and nothing that cannot be a copy: neither an unseen subject near a training
+    case nor a synthetic case near an unseen subject. Twice their reach above their middle, as the largest of many exceeds that of few.
+    """
+    mild = min(np.quantile(looked.plants[looked.kinds == kind], 0.1) for kind in ("noise", "blur"))
+    # Held-out cases, being fewer, lie farther off on the whole. At most by one unit: what copies differ by is far more.
+    fewer = np.clip(np.median(looked.score[:, TRAIN]) - np.median(looked.score[:, HOLDOUT]), 0, 1)
+    cannot = np.concatenate([looked.unseen, looked.score[:, HOLDOUT] + fewer])
+    middle = np.median(cannot)
+    return float(max(mild, middle + 2 * (cannot.max() - middle)))
+
+
+def _recall(looked: Looked, threshold: float) -> dict[str, dict]:
+    rows = {}
+    for kind in dict.fromkeys(looked.kinds.tolist()):
+        own = looked.kinds == kind
+        found = int((looked.plants[own] > threshold).sum())
+        rows[kind] = {
+            "found": found,
+            "planted": int(own.sum()),
+            "interval": clopper_pearson(found, int(own.sum())),
+            "source_named": int((looked.named & (looked.plants > threshold))[own].sum()),
+        }
+    return rows
+
+
+def _weakest(recall: dict[str, dict]) -> str:
+    kind = min(recall, key=lambda name: recall[name]["interval"][0])
+    return f"{kind}: {recall[kind]['found']} of {recall[kind]['planted']}, at least {recall[kind]['interval'][0]:.0%}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excess:
+    """Synthetic cases beyond a threshold, by whether a training or a held-out subject is nearest, of ``n``.
+
+    ``weight`` is the number of training subjects a held-out one: chance gives training subjects so many times the matches.
+    """
+
+    at_train: int
+    at_holdout: int
+    n: int
+    weight: float
+    subjects_hit: int
+    p: float  # of training subjects attracting so many of the flagged cases by chance
+
+    @property
+    def rate(self) -> float:
+        return (self.at_train - self.weight * self.at_holdout) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return paired_difference(0, self.at_train, self.at_holdout, self.n - self.at_train - self.at_holdout, weight=self.weight)
+
+    def as_json(self) -> dict:
+        return {**asdict(self), "rate": self.rate, "interval": self.interval}
+
+
+def _excess(looked: Looked, threshold: float, seed: int) -> Excess:
+    flagged = looked.score.max(1) > threshold
+    towards_train = looked.score[:, TRAIN] >= looked.score[:, HOLDOUT]
+    return Excess(
+        at_train=int((flagged & towards_train).sum()),
+        at_holdout=int((flagged & ~towards_train).sum()),
+        n=len(looked.score),
+        weight=len(set(looked.train.subjects)) / len(set(looked.holdout.subjects)),
+        subjects_hit=len({looked.train.subjects[i] for i in looked.row[flagged & towards_train, TRAIN]}),
+        p=_attraction(looked, flagged, seed)[2],
+    )
+
+
+def _more(excess: Excess, recall: float, level: Level) -> str:
+    """How many synthetic cases would bring the bound below the limit, if the rates stay; nothing where none would."""
+
+    def enough(times: int) -> bool:
+        larger = replace(excess, n=times * excess.n, at_train=times * excess.at_train, at_holdout=times * excess.at_holdout)
+        return larger.interval[1] / recall <= level.excess
+
+    times = next((times for times in (2, 3, 5, 10, 20, 50) if enough(times)), None)
+    return f"; about {times * excess.n} synthetic cases would tell, if the rates stay" if times else ""
+
+
+def _attraction(looked: Looked, counted: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Share of the counted synthetic cases whose nearest subject is a training subject, its expectation, and p."""
+    nearest_group = np.where(looked.score[:, TRAIN] >= looked.score[:, HOLDOUT], TRAIN, HOLDOUT)
+    rows = looked.row[np.arange(len(nearest_group)), nearest_group][counted]
+    real = [*looked.train.subjects, *looked.holdout.subjects]
+    members = set(looked.train.subjects)
+    order = sorted(set(real))
+    counts = dict.fromkeys(order, 0)
+    for row in rows:
+        counts[real[row]] += 1
+    member = np.array([subject in members for subject in order])
+    return label_share(np.array(list(counts.values())), member, generator=generator_for(seed, "attraction"))
+
+
+def _worst(looked: Looked, line: float) -> list[dict]:
+    """The synthetic cases that lie nearest to a training case, with both neighbours."""
+    real: Sequence[Case] = [*looked.train.cases, *looked.holdout.cases]
+    order = np.argsort(-looked.score[:, TRAIN], kind="stable")[:WORST]
+    return [
+        {
+            "synthetic": looked.synthetic.cases[i].id,
+            "train": real[looked.row[i, TRAIN]].id,
+            "train_score": float(looked.score[i, TRAIN]),
+            "holdout": real[looked.row[i, HOLDOUT]].id,
+            "holdout_score": float(looked.score[i, HOLDOUT]),
+            "hard_copy": bool(looked.score[i, TRAIN] > line),
+        }
+        for i in order
+    ]
+
+
+def _histogram(looked: Looked) -> dict:
+    groups = {
+        "synthetic to training": looked.score[:, TRAIN],
+        "synthetic to holdout": looked.score[:, HOLDOUT],
+        "holdout to training": looked.unseen,
+        "planted copies": looked.plants,
+    }
+    everything = np.concatenate(list(groups.values()))
+    edges = np.linspace(everything.min() - 1e-6, everything.max() + 1e-6, 41)
+    return {"edges": edges.tolist(), "counts": {name: np.histogram(values, edges)[0].tolist() for name, values in groups.items()}}
+
+
+def _sharpness(images: np.ndarray) -> float:
+    """Mean energy of what a Gaussian of one voxel removes."""
+    fine = [image - ndimage.gaussian_filter(image, 1.0, mode="nearest") for image in images]
+    return float(np.mean([np.square(image).mean() for image in fine]))
+
+
+def _reduction(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
+    """Block sizes, the same along every axis that allows it, that bring a grid down to at most ``voxels``."""
+    factor = 1
+    while np.prod([max(size // factor, 1) for size in shape]) > voxels:
+        factor += 1
+    return tuple(min(factor, size) for size in shape)
+
+
+def _finding(verdict: Verdict, why: str, level: Level, *, value=None, interval=None, control=None, details=None) -> Finding:
+    return Finding(
+        check="memorization",
+        verdict=verdict,
+        value=_rounded(value),
+        interval=_rounded(interval),
+        control=_rounded(control),
+        limit=level.excess,
+        why=why,
+        details=_rounded(details or {}),
+    )
+
+
+def _rounded(value):
+    """Six digits: the last bits of a matrix product depend on the processor, a finding must not."""
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_rounded(item) for item in value)
+    return round(float(value), 6) if isinstance(value, float) else value

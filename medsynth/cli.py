@@ -1,0 +1,216 @@
+"""The command line: ``medsynth VERB [Hydra overrides]``. Only the standard library is imported before a verb is
+known, so that help answers at once."""
+
+import errno
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+VERBS = {
+    "run": "all stages in order; finished ones are skipped, an interrupted one resumes",
+    "prepare": "read the archive, give each series a verdict, de-identify, split by subject, cache",
+    "train": "train the diffusion model; run again after an interruption to resume",
+    "sample": "draw the synthetic cohort",
+    "audit": "attack the cohort: identifiers, memorized training cases, with controls",
+    "evaluate": "measure quality against held-out subjects, with intervals and a real-against-real floor",
+    "report": "write report/index.html",
+    "release": "write release/ if every verdict allows it; else say why not and exit with 3",
+}
+SETTINGS = {
+    "run": ("run.name", "run.seed", "paths.runs", "paths.key", "tracking.uri"),
+    "prepare": (
+        "source",
+        "source.root",
+        "data.dims",
+        "data.size",
+        "data.spacing",
+        "data.conditions",
+        "data.joint_mask",
+        "data.splits",
+        "data.workers",
+    ),
+    "train": (
+        "network",
+        "process",
+        "optimizer",
+        "trainer",
+        "fit.steps",
+        "fit.global_batch",
+        "fit.device_batch",
+        "fit.precision",
+        "fit.flips",
+    ),
+    "sample": (
+        "sampling.cases",
+        "sampling.steps",
+        "sampling.batch",
+        "sampling.processes",
+        "sampling.per_condition",
+        "sampler",
+        "schedule",
+        "guidance",
+    ),
+    "audit": ("audit.level", "check"),
+    "evaluate": ("metric", "evaluate.subsamples", "evaluate.permutations"),
+    "report": (),
+    "release": ("release.formats", "release.override"),
+}
+ERRNO = {
+    errno.ENOSPC: "The disk is full. Free some space and run the same command again: finished work is kept.",
+    errno.EDQUOT: "The disk quota is used up. Free some space and run the same command again: finished work is kept.",
+    errno.EROFS: "The file system is read-only. Choose another place with paths.runs=...",
+    errno.EACCES: "No permission there. Mend the rights, or choose another place with paths.runs=...",
+}
+
+
+def _help() -> str:
+    from medsynth import __version__
+
+    conf = _conf()
+    experiments = [(path.stem, path.read_text(encoding="utf-8").splitlines()) for path in sorted((conf / "experiment").glob("*.yaml"))]
+    lines = [
+        f"medsynth {__version__}: from a DICOM or NIfTI archive to a released, audited synthetic cohort",
+        "",
+        "usage: medsynth VERB [setting=value ...]",
+        "",
+    ]
+    lines += ["verbs:", *(f"  {verb:<10}{text}" for verb, text in VERBS.items()), "", "experiments (experiment=NAME):"]
+    for name, text in experiments:
+        about = next((line.lstrip("# ").strip() for line in text if line.startswith("#") and "@package" not in line), "")
+        lines.append(f"  {name:<18}{about}")
+    lines += [
+        "",
+        "examples:",
+        "  medsynth run experiment=phantom_2d run.name=demo",
+        "  medsynth run source=dicom_tree source.root=/data/export run.name=ct data.dims=3 'data.size=[64,64,32]'",
+        "  medsynth sample run.name=ct sampling.cases=500",
+        "",
+        "medsynth VERB --help shows a verb's settings; medsynth VERB --cfg job prints all of them as they are composed.",
+    ]
+    return "\n".join(lines)
+
+
+def _verb_help(verb: str) -> str:
+    names = SETTINGS["run"] if verb == "run" else SETTINGS[verb] + SETTINGS["run"]
+    lines = [
+        f"medsynth {verb}: {VERBS[verb]}",
+        "",
+        f"usage: medsynth {verb} [setting=value ...]",
+        "",
+        "settings that matter here (with their defaults):",
+    ]
+    from omegaconf import OmegaConf
+
+    from medsynth.config import composed
+
+    defaults = composed([])
+    conf = _conf()
+    for name in names:
+        options = sorted(path.stem for path in (conf / name).glob("*.yaml")) if "." not in name else []
+        lines.append(f"  {name}={{{','.join(options)}}}" if options else f"  {name}={OmegaConf.select(defaults, name)}")
+    lines += ["", f"All settings: medsynth {verb} --cfg job. A sweep: medsynth {verb} --multirun run.name=a,b"]
+    return "\n".join(lines)
+
+
+def _conf() -> Path:
+    import medsynth.conf
+
+    return Path(next(iter(medsynth.conf.__path__)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0, 2 for a mistake of the user's, 3 where a release is refused."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] == "--version":
+        from medsynth import __version__
+
+        print(__version__)
+        return 0
+    verb, *overrides = arguments
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        close = get_close_matches(verb, VERBS, n=1)
+        print(
+            f"medsynth: there is no verb {verb!r}.{f' Did you mean {close[0]}?' if close else ''} Known: {', '.join(VERBS)}.",
+            file=sys.stderr,
+        )
+        return 2
+    if any(flag in overrides for flag in ("-h", "--help")):
+        print(_verb_help(verb))
+        return 0
+    if any(flag.startswith("-") for flag in overrides):  # Hydra's own flags: --multirun, --cfg, --info, --shell-completion
+        sys.argv = [f"medsynth {verb}", *overrides]
+        importlib.import_module(f"medsynth.pipelines.{verb}").main()
+        return 0
+    return guarded(verb, overrides)
+
+
+def guarded(verb: str, overrides: Sequence[str]) -> int:
+    """Compose, check and perform; turn what the user can mend into one message on standard error. Returns the exit code."""
+    from medsynth.config import compose
+
+    return _guarded(verb, lambda: compose(overrides))
+
+
+def guarded_job(verb: str, cfg: "DictConfig") -> None:
+    """The same for settings that Hydra has composed."""
+    from medsynth.config import check
+
+    code = _guarded(verb, lambda: check(cfg) or cfg)
+    if code:
+        raise SystemExit(code)
+
+
+def _guarded(verb: str, settings: "Callable[[], DictConfig]") -> int:
+    from concurrent.futures import BrokenExecutor
+
+    from medsynth.errors import MedsynthError
+
+    quiet()
+    try:
+        cfg = settings()
+        from medsynth.stages import perform
+
+        perform(verb, cfg)
+        return 0
+    except MedsynthError as error:
+        print(f"medsynth {verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except (MemoryError, BrokenExecutor) as error:
+        what = "The memory was not enough." if isinstance(error, MemoryError) else "A process was killed, most likely for want of memory."
+        print(
+            f"medsynth {verb}: {what} Take smaller batches or fewer data.workers and run the same command again: finished work is kept.",
+            file=sys.stderr,
+        )
+        return 2
+    except OSError as error:
+        if error.errno not in ERRNO:
+            raise
+        print(f"medsynth {verb}: {ERRNO[error.errno]}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nmedsynth {verb}: interrupted. Run the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+def quiet() -> None:
+    """One plain log line an event, and none of the libraries' adverts."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for name in ("alembic", "mlflow", "lightning", "lightning.pytorch", "lightning.fabric", "matplotlib", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

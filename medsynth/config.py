@@ -1,0 +1,361 @@
+"""Settings: plain values as dataclasses, objects as ``_target_`` blocks.
+
+Values (`run`, `paths`, `data`, `fit`, `sampling`, `audit`, `evaluate`, `release`, `tracking`) are typed here, so that
+Hydra refuses a misspelt key or a wrong type. Objects stand in the group named after their noun. The rest of the
+package below this module has never seen a ``DictConfig``.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from medsynth.errors import SettingsError
+
+
+@dataclass
+class RunSettings:
+    name: str = "run"
+    seed: int = 0
+
+
+@dataclass
+class PathSettings:
+    runs: str = "runs"
+    key: str = "~/.config/medsynth/pseudonym.key"  # secret of the pseudonyms: outside every run folder
+
+
+@dataclass
+class Splits:
+    train: float = 0.7
+    validation: float = 0.1
+    holdout: float = 0.2
+
+
+@dataclass
+class Slices:
+    """Which slices of a volume become cases where ``data.dims`` is 2."""
+
+    axis: int = 2  # of the oriented volume: 0 sagittal, 1 coronal, 2 axial in RAS
+    every: int = 1
+    range: list[float] = field(default_factory=lambda: [0.0, 1.0])  # share of the axis
+    foreground: float = 0.0  # least share of voxels above the lower intensity bound
+
+
+@dataclass
+class DataSettings:
+    dims: int = 2
+    size: list[int] = field(default_factory=lambda: [64, 64])  # voxels along x, y (and z) of the oriented image
+    spacing: list[float] | None = None  # mm; none: the median of the training set
+    orientation: str = "RAS"
+    percentiles: list[float] = field(default_factory=lambda: [0.5, 99.5])  # of each case, mapped to -1 and +1
+    window: list[float] | None = None  # fixed stored values mapped to -1 and +1, instead of percentiles (CT)
+    conditions: list[str] = field(default_factory=list)
+    joint_mask: bool = False
+    splits: Splits = field(default_factory=Splits)
+    slices: Slices = field(default_factory=Slices)
+    workers: int = 2
+
+
+@dataclass
+class FitSettings:
+    steps: int = 2000
+    global_batch: int = 16
+    device_batch: int | None = None  # largest batch that fits on one device; the rest is accumulated
+    warmup: int = 100  # steps of linear learning-rate warm-up
+    clip: float = 1.0  # gradient norm
+    ema_halflife: int = 500  # steps, of the exponential moving average of the weights
+    precision: str = "auto"  # auto: bf16 where the hardware has it; fp32; bf16
+    condition_dropout: float = 0.1  # for classifier-free guidance
+    flips: list[int] = field(default_factory=list)  # spatial axes that may be mirrored, as augmentation
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    preview_every: int = 1000
+    patience: int | None = None  # validations without improvement before training stops early
+
+
+@dataclass
+class SamplingSettings:
+    cases: int = 200
+    steps: int = 20
+    batch: int = 16
+    seed: int | None = None  # none: run.seed
+    processes: int = 1
+    per_condition: dict[str, int] = field(default_factory=dict)  # "class=pneumonia": 100; empty: the training distribution
+
+
+@dataclass
+class AuditSettings:
+    level: str = "strict"  # a named level of proof: strict, standard, demo (medsynth/audit/level.py)
+
+
+@dataclass
+class EvaluateSettings:
+    seed: int | None = None
+    subsamples: int = 100  # half-subsamples for the intervals
+    permutations: int = 199
+
+
+@dataclass
+class ReleaseSettings:
+    formats: list[str] = field(default_factory=lambda: ["nifti", "dicom"])
+    override: str = ""  # a written reason that lets a cohort leave in spite of its findings; it stays in the release
+    body_part: str = "WHOLEBODY"  # DICOM's BodyPartExamined; an unpaired one, see medsynth/export/dicom.py
+
+
+@dataclass
+class TrackingSettings:
+    uri: str = ""  # empty: sqlite under paths.runs
+    experiment: str = "medsynth"
+
+
+@dataclass
+class Settings:
+    """The whole of it. Object blocks are ``Any``: `check` binds each against its constructor's signature."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    paths: PathSettings = field(default_factory=PathSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    fit: FitSettings = field(default_factory=FitSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    release: ReleaseSettings = field(default_factory=ReleaseSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    source: Any = None
+    network: Any = None
+    process: Any = None
+    schedule: Any = None
+    sampler: Any = None
+    guidance: Any = None
+    optimizer: Any = None
+    trainer: Any = None
+    check: Any = None
+    metric: Any = None
+
+
+OBJECTS = ("source", "network", "process", "schedule", "sampler", "guidance", "optimizer", "trainer", "check", "metric")
+ALLOWED = ("medsynth.", "monai.networks.", "torch.optim.", "lightning.")  # what a _target_ may name
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The settings that these overrides give, checked. All mistakes are reported at once, each with the nearest valid name."""
+    cfg = composed(overrides)
+    check(cfg)
+    return cfg
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The same, with values checked by type alone: quick, since no target is imported."""
+    import hydra
+
+    register()
+    with hydra.initialize_config_module("medsynth.conf", version_base="1.3"):
+        try:
+            return hydra.compose("config", list(overrides))
+        except Exception as error:  # Hydra stops at its first mistake: try each override alone to name them all
+            chosen = _choices(overrides)
+            mistakes = [m for o in overrides if o not in chosen and (m := _mistake(o, chosen))] or [str(error).splitlines()[0]]
+            raise SettingsError("\n".join(mistakes)) from error
+
+
+def refuse_mistakes(arguments: Sequence[str]) -> None:
+    """Before Hydra runs a program of ``pipelines/``: name all mistakes on its command line, or do nothing. Hydra
+    itself would stop at the first."""
+    if any(argument.startswith("-") for argument in arguments):
+        return
+    try:
+        compose(arguments)
+    except SettingsError as error:
+        raise SystemExit(str(error)) from None
+
+
+def register() -> None:
+    """Make `Settings` known to Hydra as the base of ``config.yaml``."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="settings", node=Settings)
+
+
+def _choices(overrides: Sequence[str]) -> list[str]:
+    """Those overrides that rightly choose an option of a group: they decide which other settings there are."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    groups, chosen = GlobalHydra.instance().config_loader().list_groups(""), []
+    for override in overrides:
+        if override.lstrip("+").partition("=")[0] in groups:
+            try:
+                hydra.compose("config", [*chosen, override])
+                chosen.append(override)
+            except Exception:  # `_mistake` names it
+                continue
+    return chosen
+
+
+def _mistake(override: str, chosen: Sequence[str]) -> str | None:
+    """What is wrong with one override on top of the defaults and of the ``chosen`` options, or None."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    name, _, value = override.lstrip("+~").partition("=")
+    try:
+        hydra.compose("config", [*chosen, override])
+        return None
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+    group = GlobalHydra.instance().config_loader().list_groups("")
+    if name in group:
+        options = GlobalHydra.instance().config_loader().get_group_options(name)
+        return f"{override}: there is no {name} of that name.{_nearest(value.strip('[]'), options)} Known: {', '.join(sorted(options))}."
+    known = _names(OmegaConf.to_container(hydra.compose("config", [*chosen])))
+    if name not in known:
+        return f"{override}: there is no setting of that name.{_nearest(name, [*known, *group])}"
+    return f"{override}: {reason}"
+
+
+def _names(tree: Mapping, prefix: str = "") -> list[str]:
+    names = []
+    for name, value in tree.items():
+        names.append(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            names += _names(value, f"{prefix}{name}.")
+    return names
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def check(cfg: DictConfig, allow: Sequence[str] = ()) -> None:
+    """Bind every ``_target_`` block to its callable's signature without building anything; report all mistakes at once.
+
+    Hydra does not look into an object block before it builds it, and building happens hours into a job. A target
+    outside the allow-list is refused, by its spelled name and by the module of the object that it resolves to:
+    ``_target_`` is code execution.
+    """
+    mistakes = [*_missing(cfg), *_out_of_range(cfg)]
+    for group in OBJECTS:
+        mistakes += _check_block(
+            OmegaConf.to_container(cfg[group], resolve=True) if cfg[group] is not None else None, group, (*ALLOWED, *allow)
+        )
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+
+
+def _missing(cfg: DictConfig) -> list[str]:
+    return [f"{name}: a value is missing; give {name}=..." for name in sorted(OmegaConf.missing_keys(cfg))]
+
+
+def _out_of_range(cfg: DictConfig) -> list[str]:
+    mistakes = []
+    positive = (
+        "data.slices.every", "fit.checkpoint_every", "fit.ema_halflife", "fit.global_batch", "fit.preview_every", "fit.steps",
+        "fit.validate_every", "sampling.batch", "sampling.cases", "sampling.processes", "sampling.steps",
+    )  # fmt: skip
+    for name in positive:
+        value = OmegaConf.select(cfg, name)
+        if value < 1:
+            mistakes.append(f"{name}={value}: must be at least 1.")
+    if cfg.data.dims not in (2, 3):
+        mistakes.append(f"data.dims={cfg.data.dims}: must be 2 (slices) or 3 (volumes).")
+    elif len(cfg.data.size) != cfg.data.dims:
+        mistakes.append(f"data.size={list(cfg.data.size)}: needs {cfg.data.dims} numbers, as data.dims={cfg.data.dims}.")
+    if cfg.data.spacing is not None and len(cfg.data.spacing) != 3:
+        mistakes.append(f"data.spacing={list(cfg.data.spacing)}: needs 3 numbers, mm along the oriented volume's axes (also for slices).")
+    splits = cfg.data.splits
+    if abs(splits.train + splits.validation + splits.holdout - 1) > 1e-6 or min(splits.train, splits.validation, splits.holdout) < 0:
+        mistakes.append(f"data.splits: {splits.train} + {splits.validation} + {splits.holdout} must be shares that sum to 1.")
+    if cfg.fit.precision not in ("auto", "fp32", "bf16"):
+        mistakes.append(f"fit.precision={cfg.fit.precision}: must be auto, fp32 or bf16.")
+    for name in cfg.release.formats:
+        if name not in ("nifti", "dicom"):
+            mistakes.append(f"release.formats: {name!r} is not known.{_nearest(name, ['nifti', 'dicom'])} Known: nifti, dicom.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", cfg.run.name):
+        mistakes.append(f"run.name={cfg.run.name!r}: use letters, digits, '.', '_' and '-' (it names a folder).")
+    return mistakes
+
+
+def _check_block(block: Any, where: str, allowed: Sequence[str]) -> list[str]:
+    if isinstance(block, list):
+        return [m for i, item in enumerate(block) for m in _check_block(item, f"{where}[{i}]", allowed)]
+    if not isinstance(block, Mapping):
+        return []
+    if "_target_" not in block:
+        return [m for name, item in block.items() for m in _check_block(item, f"{where}.{name}", allowed)]
+    target = block["_target_"]
+    mistakes = []
+    try:
+        found = resolve_target(target, allowed)
+        parameters = inspect.signature(found).parameters
+    except SettingsError as error:
+        return [f"{where}: {error}"]
+    given = {name: value for name, value in block.items() if not (name.startswith("_") and name.endswith("_"))}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if not takes_any:
+        mistakes += [
+            f"{where}.{name}: {target} has no such setting.{_nearest(name, list(parameters))}" for name in given if name not in parameters
+        ]
+    if not block.get("_partial_"):
+        needed = [n for n, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        mistakes += [f"{where}.{name}: {target} needs it; give {where}.{name}=..." for name in needed if name not in given]
+    for name, value in given.items():
+        mistakes += _check_block(value, f"{where}.{name}", allowed)
+    return mistakes
+
+
+def resolve_target(target: str, allowed: Sequence[str] = ALLOWED) -> Any:
+    """The class or function that a dotted name means, if the allow-list lets it through. Raises SettingsError."""
+    if not any(target.startswith(prefix) for prefix in allowed):
+        raise SettingsError(f"_target_ {target} is not allowed; it must begin with one of {', '.join(allowed)}.")
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise SettingsError(f"_target_ {target}: {module_name} cannot be imported ({error}).") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        public = [known for known, value in vars(module).items() if callable(value) and not known.startswith("_")]
+        raise SettingsError(f"_target_ {target}: {module_name} has no {name}.{_nearest(name, public)}")
+    home = f"{getattr(found, '__module__', '')}."
+    if not any(home.startswith(prefix) for prefix in allowed):
+        raise SettingsError(f"_target_ {target} is really {home}{name}, which is not allowed.")
+    return found
+
+
+def build(cfg: DictConfig, groups: Sequence[str]) -> dict[str, Any]:
+    """All objects of these groups, made before any data is touched."""
+    from hydra.utils import instantiate
+
+    return {group: instantiate(cfg[group], _convert_="all") for group in groups}
+
+
+def values(cfg: DictConfig) -> Settings:
+    """The settings' values as plain dataclasses; object blocks stay plain dictionaries."""
+    return OmegaConf.to_object(cfg)
+
+
+def flat(cfg: DictConfig, names: Sequence[str]) -> dict[str, Any]:
+    """These blocks or settings as one flat mapping ``"fit.steps": 2000``."""
+    tree = OmegaConf.to_container(cfg, resolve=True)
+    rows: dict[str, Any] = {}
+    for name in names:
+        node: Any = tree
+        for part in name.split("."):
+            node = node[part]
+        _flatten(name, node, rows)
+    return rows
+
+
+def _flatten(name: str, node: Any, rows: dict[str, Any]) -> None:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            _flatten(f"{name}.{key}", value, rows)
+    else:
+        rows[name] = node

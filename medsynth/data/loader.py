@@ -1,0 +1,171 @@
+"""Batches for training, as a function of the step: nothing here remembers what was drawn before.
+
+The cases of step ``s`` follow from the seed and ``s`` alone. So a run that resumes at ``s``, or is shared among other ranks, goes
+through the data in the same global order, and skipping to any step costs nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medsynth.cohort import Case, Cohort
+from medsynth.errors import SettingsError
+from medsynth.rng import generator_for
+
+Batch = dict[str, Any]
+Shards = dict[str, np.ndarray | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a step's global batch is cut: among ranks, and within a rank into parts that fit on a device, whose gradients are accumulated."""
+
+    global_batch: int
+    world_size: int = 1
+    device_batch: int | None = None  # largest part; None: all of a rank's share
+
+    def __post_init__(self) -> None:
+        if self.global_batch < self.world_size:
+            raise SettingsError(
+                f"fit.global_batch={self.global_batch} leaves some of {self.world_size} devices without a case. Make it larger."
+            )
+        if self.device_batch is not None and self.device_batch < 1:
+            raise SettingsError(f"fit.device_batch={self.device_batch}: must be at least 1, or null for no limit.")
+        if self.parts > self.global_batch:
+            raise SettingsError(
+                f"fit.global_batch={self.global_batch} cannot be cut into {self.accumulate} parts for each of {self.world_size} devices. "
+                f"Take a multiple of {self.world_size}, or another fit.device_batch."
+            )
+
+    @property
+    def accumulate(self) -> int:
+        """Parts a rank goes through before the optimiser steps."""
+        share = -(-self.global_batch // self.world_size)
+        return -(-share // (self.device_batch or share))
+
+    @property
+    def parts(self) -> int:
+        """Parts of a step over all ranks."""
+        return self.accumulate * self.world_size
+
+    def rows(self, part: int) -> range:
+        """Rows of the global batch in this part; parts differ by one row at most."""
+        return range(self.global_batch * part // self.parts, self.global_batch * (part + 1) // self.parts)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One device's share of one step: ``indices`` into the cases, ``rows`` of the global batch that they are."""
+
+    step: int
+    rows: range
+    indices: np.ndarray
+    last: bool  # the optimiser steps after it
+
+
+def step_indices(step: int, *, cases: int, global_batch: int, seed: int) -> np.ndarray:
+    """The cases of this step's global batch, ``(global_batch,)``.
+
+    All steps together are one sequence of permutations: each case comes once an epoch, and a batch may reach over the border of two.
+    """
+    positions = np.arange(step * global_batch, (step + 1) * global_batch)
+    return np.array([_epoch(int(position // cases), cases, seed)[position % cases] for position in positions])
+
+
+@lru_cache(maxsize=4)
+def _epoch(epoch: int, cases: int, seed: int) -> np.ndarray:
+    return generator_for(seed, "epoch", epoch).permutation(cases)
+
+
+class StepSampler(Sampler[Part]):
+    """This rank's parts of every step from ``first()`` on, without an end: the trainer knows when it is done."""
+
+    def __init__(self, *, cases: int, layout: Layout, rank: int, seed: int, first: Callable[[], int]) -> None:
+        self.cases, self.layout, self.rank, self.seed, self.first = cases, layout, rank, seed, first
+
+    def __iter__(self) -> Iterator[Part]:
+        step = self.first()
+        while True:
+            indices = step_indices(step, cases=self.cases, global_batch=self.layout.global_batch, seed=self.seed)
+            for turn in range(self.layout.accumulate):
+                rows = self.layout.rows(turn * self.layout.world_size + self.rank)
+                yield Part(step, rows, indices[rows.start : rows.stop], last=turn == self.layout.accumulate - 1)
+            step += 1
+
+
+class Rows(Dataset):
+    """Whole batches of a cohort, read at once: rows of the cache by one fancy index of the memory map, anything else case by case."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.cohort = cohort
+        self.conditions = np.array([cohort.header.conditions.encode(case.condition) for case in cohort], np.float32)
+        self.shards = _shards(cohort.cases, lambda case: case.path)
+        self.masks = _shards(cohort.cases, lambda case: case.mask) if cohort.header.joint_mask else None
+
+    def __len__(self) -> int:
+        return len(self.cohort)
+
+    def pixels(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """``(n, channel, *space)`` in model units, in the cache's precision; the same values as `Cohort.pixels`."""
+        cases = [self.cohort.cases[i] for i in indices]
+        if any(case.row is None for case in cases):
+            return torch.from_numpy(np.stack([self.cohort.pixels(case) for case in cases]))
+        images = self._gather(self.shards, "path", cases)
+        if self.masks is not None:
+            masks = self._gather(self.masks, "mask", cases)
+            images = np.concatenate(
+                [images, *(np.where(masks == n, 1, -1).astype(images.dtype) for n in self.cohort.header.labels)], axis=1
+            )
+        return torch.from_numpy(images)
+
+    def _gather(self, shards: Shards, name: str, cases: Sequence[Case]) -> np.ndarray:
+        where = [getattr(case, name) for case in cases]
+        rows = np.array([case.row for case in cases])
+        shape = (1, *self.cohort.header.shape)
+        if len(set(where)) == 1:
+            return self._open(shards, where[0])[rows].reshape(len(cases), *shape)
+        return np.stack([self._open(shards, path)[row].reshape(shape) for path, row in zip(where, rows, strict=True)])
+
+    def _open(self, shards: Shards, path: str) -> np.ndarray:
+        if shards.get(path) is None:
+            shards[path] = np.load(self.cohort.folder / path, mmap_mode="r", allow_pickle=False)
+        return shards[path]
+
+    def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """``x`` (n, channel, *space) and ``condition`` (n, size), or None where the cohort has no conditions."""
+        conditions = torch.from_numpy(self.conditions[np.asarray(indices)]) if self.conditions.shape[1] else None
+        return {"x": self.pixels(indices), "condition": conditions}
+
+    def __getitem__(self, part: Part) -> Batch:
+        return self.batch(part.indices) | {"step": part.step, "rows": part.rows, "last": part.last, "indices": part.indices.tolist()}
+
+
+def _shards(cases: Sequence[Case], name: Callable[[Case], str | None]) -> Shards:
+    """Places for the memory maps, opened at their first use: a worker process opens its own."""
+    return {path: None for case in cases if case.row is not None and (path := name(case)) is not None}
+
+
+class CohortData(L.LightningDataModule):
+    """The training and validation cases of a prepared cohort."""
+
+    def __init__(self, cohort: Cohort, *, layout: Layout, rank: int, seed: int) -> None:
+        super().__init__()
+        self.train, self.validation = Rows(cohort.split("train")), Rows(cohort.split("validation"))
+        self.layout, self.rank, self.seed = layout, rank, seed
+        if not len(self.train):
+            raise SettingsError(
+                "The prepared cohort has no training case. Give the source more subjects, or data.splits.train a larger share."
+            )
+
+    def train_dataloader(self) -> DataLoader:
+        sampler = StepSampler(
+            cases=len(self.train), layout=self.layout, rank=self.rank, seed=self.seed, first=lambda: self.trainer.global_step
+        )
+        # no workers: a fancy index of a memory map takes less time than handing a batch from one process to another
+        return DataLoader(self.train, sampler=sampler, batch_size=None)

@@ -1,0 +1,250 @@
+"""A folder of DICOM files as an archive exports it: flat or nested, any names, several people, series that are images, masks or neither.
+
+What a header says becomes a condition (age, sex, diagnosis, class) by a rule that the settings state; a series to which no rule, or more
+than one, applies is set aside with its reason. Which files are a volume is decided by `medsynth.io.dicom` alone.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from medsynth.conditions import Value
+from medsynth.data.source import Item, Rejected, Scan
+from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
+from medsynth.io import dicom
+from medsynth.io.deidentify import identifying_values
+from medsynth.volume import Volume
+
+OLDEST = 90.0  # years: higher ages single people out (45 CFR 164.514(b)(2)(i)(C))
+SAME_GRID = 0.01  # mm: masks are written with rounded positions
+_MODALITY = {"CT": "CT", "MR": "MR"} | dict.fromkeys(dicom.PROJECTION, "DX")
+_DEMOGRAPHY = ("PatientAge", "PatientBirthDate", "PatientSex", "StudyDate", "SeriesDate", "AcquisitionDate", "SeriesDescription")
+
+
+class DicomTree:
+    """Every series below ``root``.
+
+    ``modalities`` are DICOM's (CT, MR, CR, ...); none takes all. ``class_from`` names a header attribute, such as ``SeriesDescription``,
+    and ``class_map`` the classes that it tells: class to regular expression, searched without regard to case. ``diagnosis_from`` names the
+    attribute of the condition ``diagnosis``, or is empty. Series whose description matches ``mask_series`` are label maps of those images
+    of their study that lie on the same grid.
+    """
+
+    unit = "subject"
+
+    def __init__(
+        self,
+        root: str,
+        licence: str,
+        terms: str,
+        modalities: Sequence[str] | None = None,
+        class_from: str = "",
+        class_map: Mapping[str, str] | None = None,
+        mask_series: str = "",
+        diagnosis_from: str = "AdmittingDiagnosesDescription",
+    ) -> None:
+        self.root = root
+        self.licence = licence
+        self.terms = terms
+        self.modalities = modalities
+        self.class_from = class_from
+        self.class_map = class_map
+        self.mask_series = mask_series
+        self.diagnosis_from = diagnosis_from
+
+    def scan(self, *, workers: int) -> Scan:
+        """Read all headers, judge all series. Raises SettingsError for rules that cannot be applied."""
+        if not Path(self.root).is_dir():
+            raise MedsynthError(f"source.root={self.root} is not a folder.")
+        classes = self._classes()
+        keywords = [keyword for keyword in (*_DEMOGRAPHY, self.class_from, self.diagnosis_from) if keyword]
+        found = dicom.scan(self.root, workers=workers, keywords=keywords)
+        stacks, refusals = dicom.stacks(found.headers, found.refusals)
+        rejected = [Rejected(key=r.key, files=len(r.files), code=r.code, reason=r.reason) for r in (*found.refusals, *refusals)]
+
+        images: list[tuple[dicom.Stack, dict[str, Value]]] = []
+        masks: dict[tuple[str, ...], list[dicom.Stack]] = defaultdict(list)
+        for stack in stacks:
+            try:
+                if self._is_mask(stack):
+                    masks[_study(stack)].append(stack)
+                else:
+                    images.append((stack, self._condition(stack, classes)))
+            except UnreadableImage as error:
+                rejected.append(_rejected(stack, error))
+
+        pairs, unused = _pair(images, masks)
+        rejected.extend(unused)
+        items, unread = self._items(images, pairs, workers)
+        return Scan(items=tuple(items), rejected=tuple(rejected + unread), files=found.files, other=found.other)
+
+    def open(self, item: Item) -> Volume:
+        """The image and its mask, in stored units. Raises UnreadableImage."""
+        image = dicom.read_series(item.files)
+        if not item.mask:
+            return image
+        mask = dicom.read_series(item.mask)
+        if not mask.geometry.is_close(image.geometry, SAME_GRID):
+            raise UnreadableImage("mask-grid", "Its mask lies on another grid.")
+        labels = mask.array[0]
+        if labels.min() < 0 or labels.max() > 255 or (labels != np.rint(labels)).any():
+            raise UnreadableImage("mask-values", "Its mask holds values that are no labels (integers from 0 to 255).")
+        return Volume(image.array, image.affine, labels.astype(np.uint8))
+
+    def _classes(self) -> dict[str, re.Pattern[str]]:
+        if bool(self.class_from) != bool(self.class_map):
+            raise SettingsError(
+                "source.class_from and source.class_map belong together: an attribute, and the classes that its text tells."
+            )
+        for name, keyword in (("class_from", self.class_from), ("diagnosis_from", self.diagnosis_from)):
+            if keyword and not dicom.is_keyword(keyword):
+                raise SettingsError(f"source.{name}={keyword} is no DICOM keyword. Write it as in PS3.6, such as SeriesDescription.")
+        try:
+            re.compile(self.mask_series)
+            return {str(name): re.compile(str(pattern), re.IGNORECASE) for name, pattern in (self.class_map or {}).items()}
+        except re.error as error:
+            raise SettingsError(
+                f"{error.pattern!r} in source.class_map or source.mask_series is no regular expression: {error.msg}."
+            ) from error
+
+    def _is_mask(self, stack: dicom.Stack) -> bool:
+        if not self.mask_series:
+            return False
+        matches = {bool(re.search(self.mask_series, text, re.IGNORECASE)) for text in _texts(stack, "SeriesDescription")}
+        if len(matches) > 1:
+            raise UnreadableImage("mask-unclear", "Some of its slices say that they are a mask, others do not.")
+        return matches.pop()
+
+    def _condition(self, stack: dicom.Stack, classes: Mapping[str, re.Pattern[str]]) -> dict[str, Value]:
+        """What the headers tell about this image. Raises UnreadableImage where it is of no wanted modality or of no one class."""
+        first = stack.headers[0]
+        if self.modalities is not None and first.modality not in self.modalities:
+            raise UnreadableImage("modality", "Its modality is not among source.modalities.")
+        if not first.patient:
+            raise UnreadableImage("missing-subject", "It has no patient id, so that nobody can tell which images are of one person.")
+        condition: dict[str, Value] = {}
+        if classes:
+            named = {name for text in _texts(stack, self.class_from) for name, pattern in classes.items() if pattern.search(text)}
+            untold = any(not any(p.search(text) for p in classes.values()) for text in _texts(stack, self.class_from))
+            if not named or untold:
+                raise UnreadableImage("no-class", "The attribute of source.class_from matches no class of source.class_map.")
+            if len(named) > 1:
+                raise UnreadableImage("several-classes", f"The attribute of source.class_from matches {', '.join(sorted(named))}.")
+            condition["class"] = named.pop()
+        if (age := age_in_years(first.text)) is not None:
+            condition["age"] = age
+        if first.text["PatientSex"].upper() in ("M", "F", "O"):
+            condition["sex"] = first.text["PatientSex"].upper()
+        if self.diagnosis_from and (diagnosis := first.text[self.diagnosis_from]):
+            condition["diagnosis"] = diagnosis
+        return condition
+
+    def _items(self, images: list, pairs: Mapping[str, dicom.Stack], workers: int) -> tuple[list[Item], list[Rejected]]:
+        root = Path(self.root).resolve()
+        firsts = [stack.files[0] for stack, _ in images] + [mask.files[0] for mask in pairs.values()]
+        firsts = list(dict.fromkeys(firsts))
+        named = dict(zip(firsts, dicom.parallel(_identifiers, firsts, workers, "reading identifiers"), strict=True))
+        items, rejected = [], []
+        for stack, condition in images:
+            first = stack.headers[0]
+            mask = pairs.get(stack.key)
+            try:
+                values = [value for part in (stack, mask) if part for value in (*_named(named[part.files[0]]), *_uids(part))]
+            except UnreadableImage as error:
+                rejected.append(_rejected(stack, error))
+                continue
+            values += [part for part in Path(first.path).relative_to(root).parts[:-1] if not part.isalpha()]
+            # what the user asked the cohort to show, and what its terms say: collections carry their own name in their headers
+            public = {str(value).casefold() for value in condition.values()}
+            stated = f"{self.licence} {self.terms}".casefold()
+            items.append(
+                Item(
+                    key=stack.key,
+                    subject=f"{first.patient}@{first.issuer}" if first.issuer else first.patient,
+                    modality=_MODALITY.get(first.modality, "OT"),
+                    files=stack.files,
+                    condition=condition,
+                    mask=mask.files if mask else (),
+                    identifiers=tuple(
+                        value for value in dict.fromkeys(values) if value.casefold() not in public and value.casefold() not in stated
+                    ),
+                )
+            )
+        return items, rejected
+
+
+def age_in_years(text: Mapping[str, str]) -> float | None:
+    """Age at the study in years, at most `OLDEST`, from PatientAge (PS3.5, AS: ``045Y``) or else the birth date; None if neither tells."""
+    if match := re.fullmatch(r"(\d{1,3})([DWMY])", text["PatientAge"].upper()):
+        years = int(match[1]) / {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}[match[2]]
+    else:
+        born = _date(text["PatientBirthDate"])
+        seen = next((day for name in ("StudyDate", "SeriesDate", "AcquisitionDate") if (day := _date(text[name]))), None)
+        if born is None or seen is None:
+            return None
+        # whole years, as PatientAge has them
+        years = float(math.floor((seen - born).days / 365.25))
+    return min(round(years, 2), OLDEST) if 0 <= years <= 130 else None
+
+
+def _date(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _texts(stack: dicom.Stack, keyword: str) -> set[str]:
+    return {header.text[keyword] for header in stack.headers}
+
+
+def _study(stack: dicom.Stack) -> tuple[str, ...]:
+    first = stack.headers[0]
+    return first.patient, first.issuer, first.study
+
+
+def _rejected(stack: dicom.Stack, error: UnreadableImage) -> Rejected:
+    return Rejected(key=stack.key, files=len(stack.files), code=error.code, reason=str(error))
+
+
+def _pair(images: list, masks: Mapping[tuple[str, ...], list[dicom.Stack]]) -> tuple[dict[str, dicom.Stack], list[Rejected]]:
+    """Mask of each image by key, and the masks that are set aside. Two masks for one image are none: nobody said which."""
+    pairs: dict[str, dicom.Stack] = {}
+    used: set[str] = set()
+    contested: set[str] = set()
+    for stack, _ in images:
+        fits = [mask for mask in masks.get(_study(stack), []) if mask.geometry.is_close(stack.geometry, SAME_GRID)]
+        if len(fits) == 1:
+            pairs[stack.key] = fits[0]
+            used.add(fits[0].key)
+        contested.update(mask.key for mask in fits if len(fits) > 1)
+    rejected = []
+    for mask in (mask for group in masks.values() for mask in group if mask.key not in used):
+        if mask.key in contested:
+            error = UnreadableImage("mask-unclear", "Several masks of the study fit the same image.")
+        else:
+            error = UnreadableImage("mask-without-image", "No image of its study lies on its grid.")
+        rejected.append(_rejected(mask, error))
+    return pairs, rejected
+
+
+def _identifiers(path: str) -> tuple[str, ...] | UnreadableImage:
+    try:
+        return identifying_values(dicom.read_full_header(path))
+    except UnreadableImage as error:
+        return error
+
+
+def _named(outcome: tuple[str, ...] | UnreadableImage) -> tuple[str, ...]:
+    if isinstance(outcome, UnreadableImage):
+        raise outcome
+    return outcome
+
+
+def _uids(stack: dicom.Stack) -> list[str]:
+    return [uid for header in stack.headers for uid in (header.instance, header.series, header.study, header.reference) if uid]

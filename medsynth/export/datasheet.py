@@ -1,0 +1,221 @@
+"""The release's datasheet: what it is, under which terms, how it was made, what was proven and what was not (after Gebru et al. 2021).
+
+It says which attacks were tried and up to which bound nothing was found. It promises nothing beyond that.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medsynth.cohort import Cohort
+from medsynth.export.dicom import SERIES_DESCRIPTION, STUDY_DATE, Provenance
+
+VERDICTS = {"pass": "passed", "fail": "**FAILED**", "inconclusive": "**undecided**"}
+BEST = {"low": "low is good", "high": "high is good", "anchor": "near real is good"}
+FORMATS = {
+    "nifti": "`nifti/`: one NIfTI image a case, and masks where there are any; affines are RAS+ millimetres",
+    "dicom": "`dicom/`: one patient, study and series a case, masks as DICOM Segmentation",
+}
+
+
+def datasheet(
+    cohort: Cohort,
+    *,
+    name: str,
+    source: Mapping[str, str],
+    made_by: Provenance,
+    audit: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    training: Mapping[str, int],
+    formats: Sequence[str],
+    override: str = "",
+    objections: Sequence[str] = (),
+) -> str:
+    """The datasheet as Markdown.
+
+    ``source`` is the name, licence and terms of the real data; ``audit`` and ``metrics`` are what the release holds as ``audit.json`` and
+    ``metrics.json``; ``settings`` is flat and without paths; ``training`` counts the real ``cases`` and ``subjects`` learned from;
+    ``override`` is the written reason for releasing in spite of the ``objections``.
+    """
+    parts = [
+        [f"# {name}: a synthetic {cohort.header.modality} cohort"],
+        _override(override, objections),
+        _what(cohort, formats),
+        _terms(source),
+        _made(cohort, made_by, settings, training),
+        _proof(cohort, audit),
+        _quality(metrics),
+        _use(source, audit),
+        _files(formats),
+    ]
+    return "\n\n".join(block for part in parts for block in part) + "\n"
+
+
+def _override(reason: str, objections: Sequence[str]) -> list[str]:
+    if not reason:
+        return []
+    return [
+        "> **RELEASED IN SPITE OF ITS EVIDENCE.** The audit does not allow this release. A person let it go for this written reason:\n>\n"
+        f"> > {_line(reason)}\n>\n> What stood against it:\n>\n" + "\n".join(f"> - {_line(objection)}" for objection in objections)
+    ]
+
+
+def _what(cohort: Cohort, formats: Sequence[str]) -> list[str]:
+    header = cohort.header
+    noun = "volumes" if header.dims == 3 else "images"
+    asked = sorted({attribute for case in cohort for attribute in case.condition})
+    rows = [
+        ("Cases", f"{len(cohort)} synthetic {noun}"),
+        ("Modality", header.modality),
+        ("Size", f"{' x '.join(map(str, header.shape))} at {' x '.join(f'{s:.4g}' for s in header.spacing)} mm"),
+        ("Values", "whole numbers" if header.integer else "real numbers" + (", Hounsfield units" if header.modality == "CT" else "")),
+        ("Masks", "labels " + ", ".join(map(str, header.labels)) if any(case.mask for case in cohort) else "none"),
+        ("Requested attributes", ", ".join(asked) or "none"),
+        ("Formats", ", ".join(formats)),
+        ("Manifest digest", f"`{cohort.digest}`"),
+    ]
+    return [
+        "## What it is",
+        f"{len(cohort)} {header.modality} {noun} drawn from a diffusion model. No image was acquired from a person. "
+        "Attributes such as sex, age or a diagnosis are what the model was *asked* to show; nobody has read the images and confirmed them. "
+        "Not for clinical use. Every DICOM object says so in its header: Synthetic Data (0008,001C) is YES, and the series is called "
+        f"“{SERIES_DESCRIPTION}”.",
+        _table(("", ""), rows),
+    ]
+
+
+def _terms(source: Mapping[str, str]) -> list[str]:
+    rows = [
+        ("Source", source.get("name", "")),
+        ("Licence of the source", source.get("licence", "")),
+        ("Terms of the source", source.get("terms", "")),
+    ]
+    return [
+        "## Source, licence and terms",
+        "The model learned from these data. Whether and how their licence and terms reach what a model drew from them is for the releasing "
+        "institution to decide; until it has, treat them as binding here too.",
+        _table(("", ""), [(label, value or "not stated") for label, value in rows]),
+    ]
+
+
+def _made(cohort: Cohort, made_by: Provenance, settings: Mapping[str, Any], training: Mapping[str, int]) -> list[str]:
+    unit = "subjects" if cohort.header.unit == "subject" else "images whose subjects are not known"
+    rows = [
+        ("Software", f"medsynth {made_by.version}"),
+        ("Learned from", f"{training['cases']} real images of {training['subjects']} {unit}"),
+        ("Model weights, SHA-256", f"`{made_by.weights}`"),
+        ("Settings fingerprint of the sampling", f"`{made_by.fingerprint}`"),
+    ]
+    details = "\n".join(f"{key} = {value}" for key, value in sorted(settings.items()))
+    return [
+        "## How it was made",
+        "Each case has its own seed (in `manifest.jsonl`); the same model, settings and seed draw the same case again. DICOM UIDs are "
+        f"derived from weights, settings, seed and case id; study dates ({STUDY_DATE}) and birth dates are a convention and mean nothing.",
+        _table(("", ""), rows),
+        f"<details><summary>Settings</summary>\n\n```\n{details}\n```\n\n</details>",
+    ]
+
+
+def _proof(cohort: Cohort, audit: Mapping[str, Any]) -> list[str]:
+    level = audit.get("level", {})
+    rows = [
+        (
+            finding["check"] + ("" if finding.get("required", True) else " (for information)"),
+            VERDICTS[finding["verdict"]],
+            _number(finding.get("value")),
+            _interval(finding.get("interval")),
+            _number(finding.get("control")),
+            _number(finding.get("limit")),
+            finding.get("why", ""),
+        )
+        for finding in audit.get("findings", [])
+    ]
+    per_image = [
+        "**Every claim here is about images, not people:** the source does not say which images belong to one person, so images of one "
+        "person may stand on both sides of the control."
+    ]
+    return [
+        "## The evidence",
+        f"Verdict: {VERDICTS[audit['verdict']]}, at the level of proof **{level.get('name', 'not stated')}**, chosen before the audit.",
+        f"What a pass at this level claims: {level.get('claim', 'not stated')}",
+        *(per_image if cohort.header.unit == "image" else []),
+        "The cohort was attacked. Each attack also ran on data that cannot leak (control) and on leaks planted on purpose; an attack that "
+        "misses those is undecided, whatever it finds. Intervals are 95 %. Full numbers: `audit.json`.",
+        _table(("Attack", "Verdict", "Found", "95 % interval", "Control", "Limit", "Why"), rows),
+        "### What this does not prove",
+        "- That no person can be recognised by any means. Only the attacks listed were tried, with these data, up to these bounds.\n"
+        "- Anything about attacks found later, or about knowledge that an attacker has of a person from elsewhere.\n"
+        "- Anything about the model itself. Its weights hold more about the training data than the images do; they are not released.\n"
+        "- Anything about other cohorts drawn from the same model: each is audited on its own.\n"
+        "- That the law treats these data in one way or another. That is a judgement of the releasing institution, case by case.",
+    ]
+
+
+def _quality(metrics: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            score["name"] + (f" ({score['features']})" if score.get("features") else ""),
+            _number(score.get("value")),
+            _interval(score.get("interval")),
+            _number(score.get("anchor")) + (f" {_interval(score['anchor_interval'])}" if score.get("anchor_interval") else ""),
+            BEST.get(score.get("best", ""), ""),
+            f"{score.get('n_real', 0)} / {score.get('n_synthetic', 0)}",
+            score.get("reason", "") if score.get("status", "ok") != "ok" else "",
+        )
+        for score in metrics.get("scores", [])
+    ]
+    return [
+        "## How good the images are",
+        "Beside each score stands the same score between real training and real held-out images: the best that a generator could reach. "
+        "Quality says nothing about privacy: copies of patients would score best. Full numbers: `metrics.json`.",
+        _table(("Score", "Synthetic", "95 % interval", "Real against real", "Reading", "n real / synthetic", "Note"), rows),
+    ]
+
+
+def _use(source: Mapping[str, str], audit: Mapping[str, Any]) -> list[str]:
+    weak = audit.get("level", {}).get("name") == "demo"
+    demo = (
+        ["- **The level “demo” shows that the machinery runs. It is no ground for giving away data made from real patients.**"]
+        if weak
+        else []
+    )
+    return [
+        "## Use",
+        "\n".join(
+            [
+                *demo,
+                "- Meant for developing, testing and teaching with images whose originals cannot leave the institution.",
+                "- Not for diagnosis, treatment or the evaluation of a device without real images beside it.",
+                "- Rare findings are rarer here than in the source, or missing: a model of this kind shows what it has seen often.",
+                f"- Biases of the source ({source.get('name') or 'unnamed'}) are in the images too.",
+                "- Do not mix these files with real ones without keeping their mark; derived data keep Synthetic Data (0008,001C) = YES.",
+            ]
+        ),
+    ]
+
+
+def _files(formats: Sequence[str]) -> list[str]:
+    rows = [FORMATS[name] for name in formats] + [
+        "`cases.tsv`: one row a case, with its seed and what was asked of it; `manifest.jsonl`: the same with the SHA-256 of its files",
+        "`audit.json`, `metrics.json`: the evidence, in aggregate numbers; `report.html` (where there is one): the same to read",
+        "`SHA256SUMS`: of every file; verify with `sha256sum -c SHA256SUMS`",
+    ]
+    return ["## Files", "\n".join(f"- {row}" for row in rows)]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_line(str(cell)).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _line(text: str) -> str:
+    """Text of one line that cannot leave its cell, quote or item."""
+    return " ".join(text.split()).replace("<", "&lt;")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "–" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}"

@@ -1,0 +1,211 @@
+"""Frozen feature extractors, shared by the audit and the metrics: numbers that describe an image, with nothing to download.
+
+An extractor is a frozen dataclass that maps images ``(case, 1, *space)`` in model units to float64 features ``(case, dimension)``. Every
+case is taken by itself, so its features depend neither on the cases beside it nor on their order. 2-D and 3-D are the same code.
+
+No single space sees every defect: random convolutions and texture see blur, noise and gain, and are blind to a class that is missing.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+from tqdm import tqdm
+
+from medsynth.cohort import Cohort
+from medsynth.rng import generator_for
+
+SMALLEST = 8  # voxels: an axis shorter than twice this is not halved any further
+
+
+class Extractor(Protocol):
+    """Images ``(case, 1, *space)``, float32 in -1..+1, to features ``(case, dimension)``, float64."""
+
+    def __call__(self, images: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConvolution:
+    """A convolutional pyramid with random weights, never trained; the mean and the standard deviation of every channel are the features.
+
+    Random filters with pooling measure texture and intensity about as well as trained ones (Saxe et al. 2011, "On random weights and
+    unsupervised feature learning"). ``widths`` are the channels of the layers (3-wide kernels, ReLU), ``octaves`` the number of sizes,
+    each half of the one before, at which the same layers look at the image. Draw several seeds and take the median: one draw's filters
+    may miss a defect.
+    """
+
+    seed: int = 0
+    widths: tuple[int, ...] = (24, 48)
+    octaves: int = 3
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        images = _checked(images)
+        layers = self._layers(images.ndim - 2)
+        with torch.inference_mode():
+            # One case at a time: a convolution rounds differently at different batch sizes.
+            rows = [self._features(torch.from_numpy(image)[None], layers) for image in images]
+        return np.stack(rows) if rows else np.zeros((0, 2 * sum(self.widths) * self.octaves))
+
+    def _features(self, image: torch.Tensor, layers: list[nn.Module]) -> np.ndarray:
+        space = tuple(range(2, image.ndim))
+        pooled = []
+        for _ in range(self.octaves):
+            x = image
+            for layer in layers:
+                x = torch.relu(layer(x))
+                wide = x.double()
+                pooled += [wide.mean(space)[0], wide.std(space, correction=0)[0]]
+            image = _halved(image)
+        return torch.cat(pooled).numpy()
+
+    def _layers(self, dims: int) -> list[nn.Module]:
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        layers = []
+        for depth, (into, out) in enumerate(zip((1, *self.widths[:-1]), self.widths, strict=True)):
+            layer = convolution(into, out, 3, padding=1, padding_mode="replicate")
+            generator = generator_for(self.seed, "random convolution", dims, depth)
+            # He et al. 2015, eq. 10: the variance of the responses is kept through the ReLU
+            weight = generator.standard_normal(layer.weight.shape) * np.sqrt(2 / (into * 3**dims))
+            bias = generator.standard_normal(out) * 0.1
+            layer.weight.data = torch.from_numpy(weight.astype(np.float32))
+            layer.bias.data = torch.from_numpy(bias.astype(np.float32))
+            layers.append(layer.eval())
+        return layers
+
+
+def _halved(image: torch.Tensor) -> torch.Tensor:
+    kernel = tuple(2 if size >= 2 * SMALLEST else 1 for size in image.shape[2:])
+    pool = {2: nn.functional.avg_pool2d, 3: nn.functional.avg_pool3d}[len(kernel)]
+    return pool(image, kernel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texture:
+    """Radiomics-style features of the whole image: first-order statistics, co-occurrence, gradient and Laplacian-of-Gaussian energies.
+
+    Co-occurrence matrices (Haralick et al. 1973) are symmetric, over ``levels`` equal bins of -1..+1 (values beyond are clipped), at
+    each of ``distances`` in every direction of the grid (4 in 2-D, 13 in 3-D), and summed up as mean and standard deviation over
+    directions. ``sigmas`` are in voxels. A constant image has defined features: skewness and kurtosis 0, correlation 1.
+    """
+
+    levels: int = 16
+    distances: tuple[int, ...] = (1, 2)
+    sigmas: tuple[float, ...] = (0.8, 1.6, 3.2)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        images = _checked(images)
+        rows = [self._features(image[0].astype(np.float64)) for image in images]
+        return np.array(rows) if rows else np.zeros((0, len(self.names)))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """What each column is, in order."""
+        first = ("mean", "std", "skewness", "kurtosis", *(f"p{q}" for q in QUANTILES), "entropy", "uniformity")
+        glcm = tuple(
+            f"glcm{d}_{name}_{how}"
+            for d in self.distances
+            for how in ("mean", "std")
+            for name in ("contrast", "homogeneity", "correlation", "energy")
+        )
+        log = tuple(f"log{s:g}_{name}" for s in self.sigmas for name in ("magnitude", "std", "kurtosis"))
+        return (*first, *glcm, "gradient_mean", "gradient_std", "gradient_p90", "gradient_p99", *log)
+
+    def _features(self, image: np.ndarray) -> list[float]:
+        binned = np.clip(((image + 1) / 2 * self.levels).astype(np.int64), 0, self.levels - 1)
+        share = np.bincount(binned.ravel(), minlength=self.levels) / binned.size
+        present = share[share > 0]
+        first = [image.mean(), image.std(), *_shape(image), *np.percentile(image, QUANTILES)]
+        first += [-(present * np.log2(present)).sum(), (share**2).sum()]
+        gradient = np.sqrt(sum(part**2 for part in np.gradient(image)))
+        edges = [gradient.mean(), gradient.std(), *np.percentile(gradient, (90, 99))]
+        blobs = []
+        for sigma in self.sigmas:
+            response = sigma**2 * ndimage.gaussian_laplace(image, sigma, mode="nearest")  # sigma^2: scale-normalised (Lindeberg 1998)
+            blobs += [np.abs(response).mean(), response.std(), _shape(response)[1]]
+        return [*first, *self._cooccurrence(binned), *edges, *blobs]
+
+    def _cooccurrence(self, binned: np.ndarray) -> list[float]:
+        features = []
+        for distance in self.distances:
+            directions = [[distance * step for step in way] for way in _half_directions(binned.ndim)]
+            fitting = [way for way in directions if all(abs(step) < size for step, size in zip(way, binned.shape, strict=True))]
+            table = np.array([_haralick(cooccurrence(binned, way, self.levels)) for way in fitting])
+            features += [*table.mean(0), *table.std(0)]
+        return features
+
+
+QUANTILES = (1, 10, 25, 50, 75, 90, 99)
+
+
+def cooccurrence(binned: np.ndarray, offset: list[int], levels: int) -> np.ndarray:
+    """Share of voxel pairs at this offset by their two grey levels, symmetric, ``(levels, levels)`` with sum 1."""
+    here = tuple(slice(max(0, -step), size - max(0, step)) for step, size in zip(offset, binned.shape, strict=True))
+    there = tuple(slice(max(0, step), size - max(0, -step)) for step, size in zip(offset, binned.shape, strict=True))
+    pairs = binned[here] * levels + binned[there]
+    counts = np.bincount(pairs.ravel(), minlength=levels**2).reshape(levels, levels)
+    return (counts + counts.T) / (2 * pairs.size)
+
+
+def _haralick(matrix: np.ndarray) -> list[float]:
+    """Contrast, homogeneity (inverse difference moment), correlation, energy (angular second moment)."""
+    i, j = np.indices(matrix.shape)
+    mean = (i * matrix).sum()
+    variance = ((i - mean) ** 2 * matrix).sum()
+    covariance = ((i - mean) * (j - mean) * matrix).sum()
+    correlation = covariance / variance if variance > 1e-12 else 1.0
+    return [((i - j) ** 2 * matrix).sum(), (matrix / (1 + (i - j) ** 2)).sum(), correlation, (matrix**2).sum()]
+
+
+def _half_directions(dims: int) -> list[tuple[int, ...]]:
+    """One of each pair of opposite neighbours: 4 directions in 2-D, 13 in 3-D."""
+    return [way for way in product((-1, 0, 1), repeat=dims) if way > (0,) * dims]
+
+
+def _shape(values: np.ndarray) -> tuple[float, float]:
+    """Skewness and excess kurtosis; 0 for a constant."""
+    spread = values.std()
+    if spread < 1e-9:
+        return 0.0, 0.0
+    z = (values - values.mean()) / spread
+    return float((z**3).mean()), float((z**4).mean() - 3)
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+    right = images.ndim in (4, 5) and images.shape[1] == 1
+    assert right, f"images are (case, 1, *space), not {images.shape}"
+    return np.ascontiguousarray(images, dtype=np.float32)
+
+
+def identity(extractor: Extractor) -> str:
+    """Name of an extractor with its settings: two extractors with one identity give the same numbers."""
+    settings = ", ".join(f"{name}={value!r}" for name, value in asdict(extractor).items())
+    return f"{type(extractor).__name__}({settings})"
+
+
+def extract(extractor: Extractor, cohort: Cohort, cache: Path | None = None) -> np.ndarray:
+    """Features of a cohort's images, ``(case, dimension)``, with one case in memory at a time.
+
+    ``cache`` is a folder: what an extractor of this identity found on a cohort of this digest is read from there, or written there.
+    """
+    kept = None
+    if cache is not None:
+        key = hashlib.sha256(f"{identity(extractor)}\n{cohort.digest}".encode()).hexdigest()[:32]
+        kept = cache / f"{key}.npy"
+        if kept.is_file():
+            return np.load(kept, allow_pickle=False)
+    rows = [extractor(cohort.pixels(case)[None, :1]) for case in tqdm(cohort, desc=type(extractor).__name__, leave=False)]
+    features = np.concatenate(rows) if rows else extractor(cohort.images())
+    if kept is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(f".{kept.name}.partial")
+        with partial.open("wb") as file:
+            np.save(file, features, allow_pickle=False)
+        partial.replace(kept)
+    return features

@@ -1,0 +1,119 @@
+"""The stage that attacks the cohort: every check looks at the same evidence, at a level of proof that was chosen before.
+
+Reads the cohorts of `prepare` and `sample`. Writes ``findings.json`` and, for eyes inside the building, ``pairs/``: synthetic cases beside
+their nearest training and held-out cases. A failing verdict is no failure of the stage: the report shows it, and the release refuses.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from medsynth.audit.finding import Check, Evidence, Finding, Verdict
+from medsynth.audit.level import level_named
+from medsynth.cohort import Cohort
+from medsynth.io.deidentify import load_key
+from medsynth.rng import seed_for
+from medsynth.stages import Run
+from medsynth.stages.figures import mosaic, picture
+
+log = logging.getLogger(__name__)
+
+
+def work(run: Run, folder: Path) -> None:
+    level = level_named(run.settings.audit.level)
+    checks: Mapping[str, Check] = run.objects["check"]
+    real = Cohort.read(run.folder("prepare") / "cohort.jsonl")
+    evidence = Evidence(
+        train=real.split("train"),
+        # validation cases chose the checkpoint: they are neither members nor controls
+        holdout=real.split("holdout"),
+        synthetic=Cohort.read(run.folder("sample") / "cohort.jsonl"),
+        level=level,
+        seed=seed_for(run.settings.run.seed, "audit"),
+        folders=_leaving(run),
+        identifiers=run.folder("prepare") / "identifiers.json",
+        key=_key(run),
+    )
+    findings: list[Finding] = []
+    for name in (progress := tqdm(sorted(checks), desc="audit", unit="check")):
+        progress.set_postfix_str(name)
+        findings.append(checks[name](evidence))
+        log.info("%s: %s. %s", name, findings[-1].verdict, findings[-1].why)
+    verdict = verdict_of(findings)
+    _draw_pairs(evidence, findings, folder / "pairs")
+    result = {
+        "level": level.as_json(),
+        "verdict": verdict,
+        "unit": real.header.unit,
+        "synthetic": evidence.synthetic.digest,
+        "train": evidence.train.digest,
+        "holdout": evidence.holdout.digest,
+        "seed": evidence.seed,
+        "findings": [finding.as_json() for finding in findings],
+    }
+    _write(folder / "findings.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    run.tracker.metrics(_tracked(findings, verdict))
+
+
+def verdict_of(findings: Sequence[Finding]) -> Verdict:
+    """Of all required findings: one failure fails, one doubt is doubt, and without any nothing is known."""
+    verdicts = {finding.verdict for finding in findings if finding.required}
+    if "fail" in verdicts:
+        return "fail"
+    return "pass" if verdicts == {"pass"} else "inconclusive"
+
+
+def _leaving(run: Run) -> tuple[Path, ...]:
+    """What leaves, or may: the synthetic cohort, what training made of the model (checkpoints stay), and what was sent to tracking."""
+    trained = run.folder("train")
+    made = sorted(path for path in trained.iterdir() if path.name != "checkpoints") if trained.is_dir() else []
+    sent = sorted(path for path in (run.root / "logs").glob("*.tracking.jsonl") if not path.name.startswith("audit."))
+    return (run.folder("sample"), *made, *sent)
+
+
+def _key(run: Run) -> bytes | None:
+    """The key that prepare used; None where there is none, as a new one would recognise nothing."""
+    path = Path(run.settings.paths.key).expanduser()
+    return load_key(path) if path.is_file() else None
+
+
+def _draw_pairs(evidence: Evidence, findings: Sequence[Finding], folder: Path) -> None:
+    """One picture a check that lists pairs: rows of a synthetic case, its nearest training case and its nearest held-out case."""
+    cohorts = {"synthetic": evidence.synthetic, "train": evidence.train, "holdout": evidence.holdout}
+    cases = {name: {case.id: case for case in cohort} for name, cohort in cohorts.items()}
+    spacing = evidence.train.header.spacing
+    for finding in findings:
+        shown = [
+            picture(cohort.pixels(cases[name][pair[name]])[0], spacing)
+            for pair in finding.details.get("pairs", ())
+            for name, cohort in cohorts.items()
+        ]
+        if shown:
+            folder.mkdir(exist_ok=True)
+            _write(folder / f"{finding.check}.png", mosaic(shown, columns=len(cohorts)))
+
+
+def _tracked(findings: Sequence[Finding], verdict: Verdict) -> dict[str, float]:
+    """Aggregate numbers alone: pass 1, inconclusive 0, fail -1."""
+    sign = {"pass": 1.0, "inconclusive": 0.0, "fail": -1.0}
+    values = {"audit/verdict": sign[verdict]}
+    for finding in findings:
+        numbers: dict[str, Any] = {"verdict": sign[finding.verdict], "value": finding.value, "control": finding.control}
+        if finding.interval:
+            numbers |= {"low": finding.interval[0], "high": finding.interval[1]}
+        values |= {f"audit/{finding.check}/{name}": float(number) for name, number in numbers.items() if number is not None}
+    return values
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

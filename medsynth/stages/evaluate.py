@@ -1,0 +1,196 @@
+"""The stage that asks whether the cohort is good: every metric between held-out and synthetic cases, beside the same between real and real.
+
+Reads the cohorts of `prepare` and `sample`. Writes ``metrics.json``, ``features.npz`` (extractor and cohort to features) and
+``figures/``. What could not be computed stands there with its reason; nothing is left out in silence.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from medsynth.cohort import Cohort
+from medsynth.errors import MedsynthError
+from medsynth.features import Extractor, RandomConvolution, Texture, extract, identity
+from medsynth.metrics import baselines, figures
+from medsynth.metrics.intervals import score, spread
+from medsynth.metrics.score import Metric, Sample, Score
+from medsynth.rng import seed_for
+from medsynth.stages import Run
+
+EXTRACTORS: Mapping[str, Extractor] = {"random_convolution": RandomConvolution(), "texture": Texture()}
+MOST = 1000  # cases of each cohort: distances between all pairs of three cohorts are held in memory
+
+
+def work(run: Run, folder: Path) -> None:
+    settings = run.settings.evaluate
+    seed = seed_for(run.settings.run.seed if settings.seed is None else settings.seed, "evaluate")
+    metrics: Mapping[str, Metric] = run.objects["metric"]
+    real = Cohort.read(run.folder("prepare") / "cohort.jsonl")
+    synthetic = Cohort.read(run.folder("sample") / "cohort.jsonl")
+    _comparable(real, synthetic)
+    cohorts = {"train": real.split("train"), "holdout": real.split("holdout"), "synthetic": synthetic}
+    used = {name: cohort.where(cohort.cases[i] for i in spread(cohort.subjects, MOST, seed=seed)) for name, cohort in cohorts.items()}
+    extractors = {name: EXTRACTORS[name] for name in sorted({m.features for m in metrics.values()} & set(EXTRACTORS))}
+    features = _features(used, extractors, folder / "features.npz")
+    samples = {name: _sample(cohort, features[name], extractors) for name, cohort in used.items()}
+
+    def scored(name: str, other: Mapping[str, Sample], permutations: int = 0) -> Score:
+        three = (other["train"], other["holdout"], other["synthetic"])
+        own = seed_for(seed, "metric", name)
+        return score(name, metrics[name], *three, seed=own, subsamples=settings.subsamples, permutations=permutations)
+
+    missing: list[dict[str, str]] = []
+    scores = [scored(name, samples, settings.permutations) for name in tqdm(metrics, desc="evaluate", unit="metric")]
+    stand_ins = _stand_ins(samples, extractors, seed)
+    if not stand_ins:
+        missing.append({"name": "baselines", "reason": "there are fewer than two training cases or no synthetic ones"})
+    on_features = [name for name, metric in metrics.items() if metric.features]
+    rivals = [
+        {"baseline": baseline, **scored(name, {**samples, "synthetic": sample}).as_json()}
+        for baseline, sample in stand_ins.items()
+        for name in tqdm(on_features, desc=f"evaluate: {baseline}", unit="metric")
+    ]
+    groups = []
+    for group, part in tqdm(_groups(samples, real, metrics, missing).items(), desc="evaluate: classes", unit="class"):
+        groups += [replace(scored(name, part), group=group) for name in on_features]
+
+    (folder / "figures").mkdir(exist_ok=True)
+    if all(len(sample) for sample in samples.values()):
+        figures.intensity_histograms(samples, folder / "figures" / "intensity.png")
+        figures.power_spectra(samples, folder / "figures" / "power_spectrum.png")
+    if any(row.status == "ok" for row in scores):
+        figures.forest(scores, folder / "figures" / "scores.png")
+    counts = {
+        name: {"cases": len(cohorts[name]), "subjects": len(set(cohorts[name].subjects)), "cases_used": len(used[name])} for name in cohorts
+    }
+    result = {
+        "unit": real.header.unit,
+        "n": counts,
+        "features": {name: identity(extractor) for name, extractor in extractors.items()},
+        "scores": [row.as_json() for row in scores],
+        "baselines": rivals,
+        "groups": [row.as_json() for row in groups],
+        "not_computed": missing,
+        "seed": seed,
+    }
+    _write(folder / "metrics.json", json.dumps(_rounded(result), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    run.tracker.metrics({key: value for row in scores for key, value in _tracked(row).items()})
+
+
+def _comparable(real: Cohort, synthetic: Cohort) -> None:
+    if real.header.shape != synthetic.header.shape:
+        raise MedsynthError(
+            f"evaluate: the synthetic images are {synthetic.header.shape} voxels, the real ones {real.header.shape}. "
+            "They can only be compared on one grid; sample again from a model of this run."
+        )
+
+
+def _features(cohorts: Mapping[str, Cohort], extractors: Mapping[str, Extractor], path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Cohort to extractor to features, from ``path`` if it was made of the same cases by the same extractors."""
+    made_from = "\n".join([*(identity(e) for e in extractors.values()), *(cohort.digest for cohort in cohorts.values())])
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as kept:
+            if str(kept["made_from"]) == made_from:
+                return {cohort: {name: kept[f"{name}/{cohort}"] for name in extractors} for cohort in cohorts}
+    found = {key: {name: extract(extractor, cohort) for name, extractor in extractors.items()} for key, cohort in cohorts.items()}
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        arrays = {f"{name}/{cohort}": values for cohort, each in found.items() for name, values in each.items()}
+        np.savez(file, made_from=np.array(made_from), **arrays)
+    partial.replace(path)
+    return found
+
+
+def _sample(cohort: Cohort, features: Mapping[str, np.ndarray], extractors: Mapping[str, Extractor]) -> Sample:
+    masked = len(cohort) > 0 and all(case.mask is not None for case in cohort)
+    return Sample(
+        images=cohort.images(),
+        features=features,
+        subjects=cohort.subjects,
+        spacing=cohort.header.spacing[: cohort.header.dims],
+        conditions=[case.condition for case in cohort],
+        masks=np.stack([cohort.mask(case) for case in cohort]) if masked else None,
+        names=_names(extractors),
+    )
+
+
+def _names(extractors: Mapping[str, Extractor]) -> dict[str, Sequence[str]]:
+    return {name: extractor.names for name, extractor in extractors.items() if isinstance(extractor, Texture)}
+
+
+def _stand_ins(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor], seed: int) -> dict[str, Sample]:
+    """Cohorts that need no model, as large as the synthetic one: blurred training cases, and draws from a Gaussian fitted to them."""
+    train = samples["train"]
+    size = min(len(train), len(samples["synthetic"]))
+    if len(train) < 2 or not size:
+        return {}
+    copied = train.take(spread(train.subjects, size, seed=seed))
+    images = {
+        "blurred": (baselines.blurred(copied.images, train.spacing), copied.subjects),
+        "gaussian": (baselines.gaussian(train.images, size, seed=seed), [str(i) for i in range(size)]),
+    }
+    return {
+        name: Sample(
+            images=made,
+            features={key: extractor(made) for key, extractor in extractors.items()},
+            subjects=subjects,
+            spacing=train.spacing,
+            names=train.names,
+        )
+        for name, (made, subjects) in images.items()
+    }
+
+
+def _groups(
+    samples: Mapping[str, Sample], real: Cohort, metrics: Mapping[str, Metric], missing: list[dict[str, str]]
+) -> dict[str, dict[str, Sample]]:
+    """The samples of each class with enough subjects on every side; the others are named in ``missing``."""
+    least = max((metric.least for metric in metrics.values() if metric.features), default=0)
+    found = {}
+    for attribute in real.header.conditions.attributes if least else ():
+        small = []
+        for value in attribute.values:
+            part = {name: sample.take(_having(sample, attribute.name, value)) for name, sample in samples.items()}
+            if min(sample.n_subjects for sample in part.values()) >= least:
+                found[f"{attribute.name}={value}"] = part
+            else:
+                small.append(value)
+        if small:
+            reason = f"fewer than {least} subjects on one side: {', '.join(small)}"
+            missing.append({"name": f"scores by {attribute.name}", "reason": reason})
+    return found
+
+
+def _having(sample: Sample, name: str, value: str) -> np.ndarray:
+    return np.array([i for i, condition in enumerate(sample.conditions) if str(condition.get(name)) == value], int)
+
+
+def _tracked(row: Score) -> dict[str, float]:
+    key = f"{row.name}/{row.features or 'image'}"
+    values = {"": row.value, "/anchor": row.anchor, "/p": row.p}
+    if row.interval:
+        values |= {"/ci_lo": row.interval[0], "/ci_hi": row.interval[1]}
+    return {key + end: value for end, value in values.items() if value is not None}
+
+
+def _rounded(value: object) -> object:
+    """Nine significant digits: further ones depend on how many threads a matrix product had."""
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

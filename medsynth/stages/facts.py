@@ -1,0 +1,311 @@
+"""What a run has left, and what its report says of it: numbers and words, never a pixel.
+
+`read` takes the stages' files once; `facts_of` turns them into one JSON-serialisable mapping, which is ``report.json`` and fills the page.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from medsynth import __version__
+from medsynth.audit.level import LEVELS
+from medsynth.cohort import SPLITS, Cohort, sha256_of
+from medsynth.errors import MedsynthError
+from medsynth.receipt import RECEIPT, Receipt
+from medsynth.tracking import PRIVATE
+
+STAGES = ("prepare", "train", "sample", "audit", "evaluate")
+REQUIRED = (("prepare", "cohort.jsonl"), ("sample", "cohort.jsonl"), ("audit", "findings.json"), ("evaluate", "metrics.json"))
+USE = {
+    "train": "the model learned from them",
+    "validation": "watched during training",
+    "holdout": "control of the audit, reference of the quality",
+}
+LIBRARIES = ("torch", "monai", "lightning", "numpy", "scipy", "scikit-learn", "pydicom", "nibabel")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """What the run has left, read once. ``plots`` are the evaluation's own figures: sums over cases."""
+
+    root: Path
+    real: Cohort
+    synthetic: Cohort
+    findings: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    receipts: Mapping[str, Receipt]
+    rejected: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    model: Mapping[str, Any] = field(default_factory=dict)
+    previews: Sequence[Path] = ()
+    plots: Sequence[Path] = ()
+
+    @property
+    def verdict(self) -> str:
+        return self.findings["verdict"]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All stages' settings, less those that may name a place on disk."""
+        found = {name: value for receipt in self.receipts.values() for name, value in receipt.settings.items()}
+        return {name: value for name, value in found.items() if not name.startswith(PRIVATE) and not _is_path(value)}
+
+
+def read(root: Path) -> Story:
+    """Read what the stages left in a run folder. An unfinished stage, or a result that was changed since, is an error that names it."""
+    receipts = {stage: receipt for stage in STAGES if (receipt := Receipt.read(root / stage / RECEIPT))}
+    for stage, name in REQUIRED:
+        path = root / stage / name
+        if stage not in receipts or not path.is_file():
+            raise MedsynthError(f"The report needs {path}. Run 'medsynth {stage}' first (or 'medsynth run' for all stages).")
+        digest = sha256_of(path)
+        if receipts[stage].outputs.get(name, digest) != digest:
+            raise MedsynthError(
+                f"{path} was changed after '{stage}' had finished. Delete the folder {path.parent} and run 'medsynth {stage}' again."
+            )
+    denoiser = root / "train" / "denoiser" / "denoiser.yaml"
+    return Story(
+        root=root,
+        real=Cohort.read(root / "prepare" / "cohort.jsonl"),
+        synthetic=Cohort.read(root / "sample" / "cohort.jsonl"),
+        findings=json.loads((root / "audit" / "findings.json").read_text(encoding="utf-8")),
+        metrics=json.loads((root / "evaluate" / "metrics.json").read_text(encoding="utf-8")),
+        receipts=receipts,
+        rejected=_rows(root / "prepare" / "rejected.jsonl"),
+        history=_rows(root / "train" / "history.jsonl"),
+        model=OmegaConf.to_container(OmegaConf.load(denoiser)) if denoiser.is_file() else {},
+        previews=sorted((root / "train" / "previews").glob("*.png")),
+        plots=sorted((root / "evaluate" / "figures").glob("*.png")),
+    )
+
+
+def facts_of(story: Story, seed: int) -> dict[str, Any]:
+    """Everything the page says in words and numbers."""
+    header, level, verdict = story.real.header, story.findings["level"], story.verdict
+    findings = [_finding(row) for row in story.findings["findings"]]
+    scores = [_score(row) for row in story.metrics["scores"]]
+    required = [finding["verdict"] for finding in findings if finding["required"]]
+    compared = [score["as_good"] for score in scores if score["as_good"] is not None]
+    # The demo level shows that the machinery runs: nobody may mistake the page for protection.
+    weak = level["name"] == "demo"
+    return {
+        "run": story.root.name,
+        "seed": seed,
+        "verdict": verdict,
+        "tone": "inconclusive" if verdict == "pass" and weak else verdict,
+        "level": level,
+        "weak": weak,
+        "strictest": "" if level["name"] == "strict" else LEVELS["strict"].claim,
+        "unit": header.unit,
+        "dims": header.dims,
+        "shape": list(header.shape),
+        "spacing": [f"{s:.3g}" for s in header.spacing[: header.dims]],
+        "modality": header.modality,
+        "labels": list(header.labels) if header.joint_mask else [],
+        "window": [f"{v:.4g}" for v in header.scale],
+        "counts": {"made": len(story.synthetic), "asked": story.settings.get("sampling.cases")}
+        | {name: _count(story.real, name) for name in SPLITS},
+        "tally": {v: required.count(v) for v in ("pass", "fail", "inconclusive")} | {"total": len(required)},
+        "quality": {"inside": sum(compared), "total": len(compared)},
+        "findings": findings,
+        "scores": scores,
+        "groups": [_score(row) for row in story.metrics.get("groups", [])],
+        "baselines": _baselines(story.metrics.get("baselines", []), scores),
+        "not_computed": [
+            row if isinstance(row, Mapping) else {"name": str(row), "reason": ""} for row in story.metrics.get("not_computed", [])
+        ],
+        "conditions": _conditions(story),
+        # its description repeats the cohort's header, with the training set's extreme values
+        "model": _flat({name: part for name, part in story.model.items() if name != "description"}),
+        "training": _training(story),
+        "source": [[name, value] for name, value in header.source.items() if value],
+        "splits": [{"name": name, "use": USE[name], **_count(story.real, name)} for name in SPLITS],
+        "rejected": _rejected(story.rejected),
+        "digest": story.synthetic.digest,
+        "findings_hash": sha256_of(story.root / "audit" / "findings.json"),
+        "receipts": [{"stage": s, "fingerprint": r.fingerprint, "outputs": sorted(r.outputs.items())} for s, r in story.receipts.items()],
+        "settings": _settings(story),
+        "versions": [["medsynth", __version__], *([name, found] for name in LIBRARIES if (found := _version(name)))],
+    }
+
+
+def _finding(row: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = [n for n in (row["value"], row["control"], row["limit"], *(row["interval"] or ())) if n is not None]
+    details = row.get("details") or {}
+    return {
+        **row,
+        "required": row.get("required", True),
+        "urgency": (not row.get("required", True), ("fail", "inconclusive", "pass").index(row["verdict"])),  # what forbids a release first
+        "counts": bool(numbers) and all(isinstance(n, int) for n in numbers),  # a count is written as an integer, a rate as a float
+        "strip": strip(row["value"], row["interval"], control=row["control"], limit=row["limit"]),
+        "power": [{"kind": kind, **planted} for kind, planted in (details.get("recall") or {}).items()],
+        "details": details,
+        "numbers": [
+            [name, value] for name, value in _flat(details) if name.partition(".")[0] not in ("pairs", "recall", "histogram", "short")
+        ],
+    }
+
+
+def _score(row: Mapping[str, Any]) -> dict[str, Any]:
+    as_good = _as_good(row) if row["status"] == "ok" else None
+    anchor_low = row["anchor_interval"][0] if row["anchor_interval"] else row["anchor"]
+    # An unbiased distance may be zero or less between real and real: a ratio to that says nothing.
+    divisible = row["best"] != "anchor" and row["value"] is not None and row["anchor"] is not None and anchor_low > 0
+    reading = {
+        True: "no clear difference from real against real",
+        False: "clearly worse than real against real",
+        None: row.get("reason", ""),
+    }
+    return {
+        **row,
+        "as_good": as_good,
+        "reading": reading[as_good],
+        "ratio": row["value"] / row["anchor"] if divisible else None,
+        "strip": strip(row["value"], row["interval"], control=row["anchor"], control_interval=row["anchor_interval"]),
+    }
+
+
+def _as_good(row: Mapping[str, Any]) -> bool | None:
+    """Whether no difference to the bad side of real against real is shown; None: there is nothing to compare with.
+
+    A difference is shown where the 95 % intervals lie apart, or the permutation test has p of at most 5 %. That none is shown at this
+    number of cases does not mean that there is none.
+    """
+    value, anchor = row["value"], row["anchor"]
+    if value is None or anchor is None:
+        return None
+    low, high = row["interval"] or (value, value)
+    anchor_low, anchor_high = row["anchor_interval"] or (anchor, anchor)
+    tested = row["p"] is not None and row["p"] <= 0.05
+    too_high = low > anchor_high or (tested and value > anchor)
+    too_low = high < anchor_low or (tested and value < anchor)
+    return not {"low": too_high, "high": too_low, "anchor": too_high or too_low}[row["best"]]
+
+
+def strip(
+    value: float | None,
+    interval: Sequence[float] | None,
+    *,
+    control: float | None = None,
+    control_interval: Sequence[float] | None = None,
+    limit: float | None = None,
+) -> dict[str, Any] | None:
+    """Places of these numbers on a bar of 200 units that spans all of them and zero; None where there is nothing to compare."""
+    numbers = [n for n in (value, control, limit, *(interval or ()), *(control_interval or ())) if n is not None and math.isfinite(n)]
+    low, high = min((0, *numbers)), max((0, *numbers))
+    if value is None or len(numbers) < 2 or high == low:
+        return None
+
+    def place(n: float | None) -> float | None:
+        return None if n is None else round(4 + 192 * (min(max(n, low), high) - low) / (high - low), 2)
+
+    return {
+        "value": place(value),
+        "interval": [place(n) for n in interval] if interval else None,
+        "control": place(control),
+        "control_interval": [place(n) for n in control_interval] if control_interval else None,
+        "limit": place(limit),
+    }
+
+
+def _baselines(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """One row a score, one column a stand-in."""
+    names = list(dict.fromkeys(row["baseline"] for row in rows))
+    cells = {(row["baseline"], row["name"], row.get("features", "")): row["value"] for row in rows}
+    table = [
+        {
+            "name": score["name"],
+            "features": score["features"],
+            "value": score["value"],
+            "cells": [cells.get((name, score["name"], score["features"])) for name in names],
+        }
+        for score in scores
+        if any((name, score["name"], score["features"]) in cells for name in names)
+    ]
+    return {"names": names, "rows": table} if table else None
+
+
+def _conditions(story: Story) -> list[dict[str, Any]]:
+    """How often each class occurs, or the quarter points of a continuous attribute, in training and in the synthetic cohort."""
+    tables = []
+    for attribute in story.real.header.conditions.attributes:
+        real = [case.condition.get(attribute.name) for case in story.real.split("train")]
+        synthetic = [case.condition.get(attribute.name) for case in story.synthetic]
+        if attribute.values:
+            counted = Counter(map(str, real)), Counter(map(str, synthetic))
+            rows = [{"value": value, "real": counted[0][value], "synthetic": counted[1][value]} for value in attribute.values]
+        else:
+            edges = [attribute.low + (attribute.high - attribute.low) * k / 4 for k in range(5)]
+            quarters = [_quarters(values, attribute.low, attribute.high) for values in (real, synthetic)]
+            rows = [
+                {"value": f"{low:.4g} to {high:.4g}", "real": a, "synthetic": b}
+                for (low, high), a, b in zip(pairwise(edges), *quarters, strict=True)
+            ]
+        tables.append({"name": attribute.name, "continuous": not attribute.values, "rows": rows})
+    return tables
+
+
+def _quarters(values: Iterable[Any], low: float, high: float) -> list[int]:
+    """How many values lie in each quarter of the range; the upper end belongs to the last."""
+    places = Counter(
+        min(3, int(4 * (float(value) - low) / ((high - low) or 1))) for value in values if value is not None and low <= float(value) <= high
+    )
+    return [places[k] for k in range(4)]
+
+
+def _training(story: Story) -> dict[str, Any] | None:
+    if not story.history:
+        return None
+    speeds = [row["samples_per_second"] for row in story.history if row.get("samples_per_second")]
+    return {"steps": max(row["step"] for row in story.history), "speed": median(speeds) if speeds else None}
+
+
+def _rejected(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{"code": code, "count": count} for code, count in Counter(row["code"] for row in rows).most_common()]
+
+
+def _settings(story: Story) -> list[dict[str, Any]]:
+    stages: dict[tuple[str, str], list[str]] = {}
+    for stage, receipt in story.receipts.items():
+        for name, value in receipt.settings.items():
+            if name in story.settings:
+                stages.setdefault((name, json.dumps(value, default=list)), []).append(stage)
+    return [{"name": name, "value": value, "stages": used} for (name, value), used in sorted(stages.items())]
+
+
+def _count(cohort: Cohort, split: str) -> dict[str, int]:
+    part = cohort.split(split)
+    return {"cases": len(part), "subjects": len(set(part.subjects))}
+
+
+def _flat(tree: Any, prefix: str = "") -> list[list[str]]:
+    """Names and values of a nested mapping, as text; long lists are cut."""
+    if isinstance(tree, Mapping):
+        return [row for name, value in tree.items() for row in _flat(value, f"{prefix}.{name}" if prefix else str(name))]
+    text = f"{tree:.6g}" if isinstance(tree, float) else json.dumps(tree) if isinstance(tree, list) else str(tree)
+    return [[prefix, text if len(text) <= 300 else f"{text[:300]} …"]]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and (value.startswith(("/", "~", "\\")) or value[1:3] in (":\\", ":/"))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,129 @@
+"""Pictures and curves of the report, as PNG bytes. Nothing here reads a file or knows what a stage is.
+
+Pictures show patients the way a reading room does (radiological display): the patient's right on the viewer's left, front or head on top.
+Arrays are RAS+, so every plane is turned the same way. All pictures share one window, -1..+1 of the model's units, and keep the spacing.
+
+The same arrays give the same bytes: no clock and no software version is written into a file.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image  # matplotlib brings it
+
+INK, MUTED, BLUE, ORANGE, GREEN, RED = "#1d2733", "#6b7885", "#1f6fb2", "#d1790a", "#3d8a4e", "#b3261e"
+LEVELS = (BLUE, ORANGE, GREEN, "#8a4fa3", RED, "#5f6b76", "#0f8a8a", "#a0641e")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "axes.grid": True,
+    "grid.color": "#e4e8ec",
+    "grid.linewidth": 0.6,
+}
+
+
+def picture(image: np.ndarray, spacing: Sequence[float], longest: int = 256) -> np.ndarray:
+    """An image ``(x, y)`` or ``(x, y, z)`` in model units as grey levels ``(row, column)``, uint8.
+
+    A volume becomes its three orthogonal middle planes side by side: axial, coronal, sagittal. ``spacing`` is in mm; pixels are square,
+    and no plane has a side of more than ``longest`` pixels.
+    """
+    planes = [((0, 1), image)] if image.ndim == 2 else [(axes, _middle(image, axes)) for axes in ((0, 1), (0, 2), (1, 2))]
+    finest = min(spacing[: image.ndim])
+    millimetres = [[n * spacing[axis] for n, axis in zip(plane.shape, axes, strict=True)] for axes, plane in planes]
+    pixel = max(finest, max(side for sides in millimetres for side in sides) / longest)
+    grey = [_square(plane, [side / pixel for side in sides]) for (_, plane), sides in zip(planes, millimetres, strict=True)]
+    height = max(plane.shape[0] for plane in grey)
+    strips = []
+    for plane in grey:
+        above = (height - plane.shape[0]) // 2
+        strips.append(np.pad(plane, ((above, height - plane.shape[0] - above), (0, 0))))
+        strips.append(np.zeros((height, 2), np.uint8))
+    return np.concatenate(strips[:-1], axis=1)
+
+
+def png(grey: np.ndarray) -> bytes:
+    """Grey levels ``(row, column)``, uint8, as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def mosaic(pictures: Sequence[np.ndarray], columns: int = 6, gap: int = 4) -> bytes:
+    """Pictures of one size in rows of ``columns``, as one PNG file."""
+    height, width = (max(p.shape[axis] for p in pictures) for axis in (0, 1))
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap), 255, np.uint8)
+    for i, grey in enumerate(pictures):
+        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        sheet[top : top + grey.shape[0], left : left + grey.shape[1]] = grey
+    return png(sheet)
+
+
+def curves(panels: Sequence[tuple[str, str, str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]], log: bool = False) -> bytes:
+    """Panels side by side; each is ``(title, x label, y label, {name: (x, y)})``. ``log``: a logarithmic y, if all values are positive."""
+    with _styled():
+        figure = Figure(figsize=(4.6 * len(panels), 3.1), layout="constrained")
+        for axes, (title, x_label, y_label, lines) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+            for (name, (x, y)), colour in zip(lines.items(), np.resize(LEVELS, len(lines)), strict=True):
+                axes.plot(x, y, color=str(colour), label=name, lw=1.4, marker="o" if len(x) < 3 else None, ms=4)
+            axes.set(title=title, xlabel=x_label, ylabel=y_label)
+            if log and all(v > 0 for _, y in lines.values() for v in y):
+                axes.set_yscale("log")
+            if len(lines) > 1:
+                axes.legend(fontsize=7.5, ncols=1 + len(lines) // 7)
+        return _bytes(figure)
+
+
+def histograms(panels: Sequence[tuple[str, str, Mapping[str, tuple[Sequence[float], Sequence[float]]], Mapping[str, float]]]) -> bytes:
+    """Panels of step histograms; each is ``(title, x label, {name: (edges, shares)}, {name of a vertical line: x})``."""
+    with _styled():
+        figure = Figure(figsize=(7.5 if len(panels) == 1 else 9.2, 2.9 * -(-len(panels) // 2)), layout="constrained")
+        places = np.ravel(figure.subplots(-(-len(panels) // 2), min(len(panels), 2)))
+        for axes in places[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (title, x_label, bars, marks) in zip(places, panels, strict=False):
+            for (name, (edges, shares)), colour in zip(bars.items(), np.resize((BLUE, ORANGE, MUTED, GREEN), len(bars)), strict=True):
+                axes.stairs(shares, edges, color=str(colour), label=name, lw=1.5, fill=False)
+            for (name, x), dashes in zip(marks.items(), np.resize(("--", ":"), len(marks)), strict=True):
+                axes.axvline(x, color=RED, lw=1.2, ls=str(dashes), label=name)
+            axes.set(title=title, xlabel=x_label, ylabel="share of images")
+            axes.legend(fontsize=7.5)
+        return _bytes(figure)
+
+
+def _middle(volume: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
+    (normal,) = {0, 1, 2} - set(axes)
+    return np.take(volume, volume.shape[normal] // 2, axis=normal)
+
+
+def _square(plane: np.ndarray, sides: Sequence[float]) -> np.ndarray:
+    """A plane in RAS+ and model units, resampled to these sides and turned: rows and columns begin at the axes' far ends."""
+    grey = np.clip((np.asarray(plane, np.float32) + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    turned = Image.fromarray(np.ascontiguousarray(grey[::-1, ::-1].T))
+    size = tuple(max(1, round(side)) for side in sides)
+    # Pillow filters before it makes smaller, so that no fine pattern turns into a false one
+    return np.asarray(turned if turned.size == size else turned.resize(size, Image.Resampling.BILINEAR))
+
+
+def _styled():
+    import matplotlib
+
+    return matplotlib.rc_context(STYLE)
+
+
+def _bytes(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return file.getvalue()

@@ -1,0 +1,326 @@
+"""release: the only way out, and it is shut unless the evidence opens it.
+
+Reads what every stage left and refuses, with all reasons at once, unless the audit is finished, untouched, about this very cohort and
+model, at the level that was asked for, and every required finding passes. Then all that leaves is staged beside the final folder, its bytes
+are searched for every identifier that ``prepare`` saw, and it arrives by one rename. A written ``release.override`` lifts a verdict, and
+stands at the top of the release; it lifts nothing else, since evidence about another cohort is no evidence, and an identifier is never a
+matter of judgement.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from medsynth import __version__
+from medsynth.cohort import Case, Cohort, sha256_of
+from medsynth.errors import MedsynthError, Refused
+from medsynth.export import datasheet, dicom, nifti, segmentation
+from medsynth.io import deidentify
+from medsynth.receipt import RECEIPT, Receipt
+from medsynth.stages import STAGES, Run
+from medsynth.tracking import PRIVATE
+
+log = logging.getLogger(__name__)
+
+SUMS = "SHA256SUMS"
+SMALL_CELL = 11  # numbers about fewer real people than this stay inside (the customary bound of 9 % risk)
+EVIDENCE = ("prepare", "train", "sample", "audit", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class Objection:
+    """Why a release is refused: a short code, and a sentence that says the way out. ``liftable``: a written override may set it aside."""
+
+    code: str
+    why: str
+    liftable: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.why}"
+
+
+def work(run: Run, folder: Path) -> None:
+    reason = run.settings.release.override.strip()
+    objections = objections_to(run)
+    if objections and not (reason and all(objection.liftable for objection in objections)):
+        raise _refusal(objections, reason)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was killed
+    partial.mkdir()
+    try:
+        cohort = Cohort.read(run.folder("sample") / "cohort.jsonl")
+        written = _stage(run, cohort, partial, reason if objections else "", objections)
+        if leaks := leaks_in(run, partial):
+            raise _refusal(leaks, reason)
+        # Last, as they add nothing but hashes, and of a hundred thousand of these some hold the digits of somebody's birthday.
+        _write_manifest(cohort, written, partial)
+        _write_sums(partial)
+        shutil.rmtree(folder, ignore_errors=True)  # it arrived before, but its receipt did not
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    run.tracker.dataset("released", cohort.digest, len(cohort), "release")
+    run.tracker.artifact(folder / "datasheet.md", "release")
+    log.info("release: %d cases%s", len(cohort), ", IN SPITE OF ITS EVIDENCE (release.override)" if objections else "")
+
+
+def _refusal(objections: Sequence[Objection], reason: str) -> Refused:
+    lines = "\n".join(f"  {objection}" for objection in objections)
+    if all(objection.liftable for objection in objections):
+        ways = (
+            "A person who takes the responsibility can release it with release.override='the written reason', which stays in the release."
+        )
+    else:
+        ways = "release.override lifts verdicts only" + (", and not what stands here." if reason else "; it does not lift all of this.")
+    return Refused(f"The release is refused:\n{lines}\n{ways}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- evidence
+
+
+def objections_to(run: Run) -> list[Objection]:
+    """Everything in the run's evidence that stands against a release. First that it is whole and about this cohort, then what it says."""
+    receipts = {stage: Receipt.read(run.folder(stage) / RECEIPT) for stage in EVIDENCE}
+    missing = [
+        Objection("missing-stage", f"'{stage}' is not finished. Run 'medsynth {stage}'.")
+        for stage, receipt in receipts.items()
+        if receipt is None
+    ]
+    if missing:
+        return missing
+    broken = [*_changed(run, receipts), *_unrelated(receipts)]
+    if not Path(run.settings.paths.key).expanduser().is_file():
+        broken.append(Objection("no-key", "paths.key is no file; without the key of prepare nothing can be searched for identifiers."))
+    if broken:
+        return broken
+    try:
+        findings = json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8"))
+        return [*_about_others(run, findings), *_verdicts(run, findings)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [Objection("unreadable-findings", "audit/findings.json is not what the audit writes. Run 'medsynth audit' again.")]
+
+
+def _changed(run: Run, receipts: Mapping[str, Receipt]) -> Iterable[Objection]:
+    for stage, receipt in receipts.items():
+        if set(receipt.outputs) != set(STAGES[stage].outputs):
+            yield Objection(
+                "tampered", f"{stage}/{RECEIPT} does not name what '{stage}' makes. Delete the folder and run 'medsynth {stage}'."
+            )
+        for name, sha256 in receipt.outputs.items():
+            path = run.folder(stage) / name
+            if not path.is_file() or sha256_of(path) != sha256:
+                yield Objection(
+                    "tampered", f"{stage}/{name} is not what '{stage}' wrote. Delete the folder {stage} and run 'medsynth {stage}'."
+                )
+
+
+def _unrelated(receipts: Mapping[str, Receipt]) -> Iterable[Objection]:
+    for stage, receipt in receipts.items():
+        for need in STAGES[stage].needs:
+            if receipt.inputs.get(need) != receipts[need].made:
+                code = "other-cohort" if need == "sample" else "other-inputs"
+                yield Objection(
+                    code,
+                    f"'{stage}' was made from another '{need}' than the one here. Delete the folder {stage} and run 'medsynth {stage}'.",
+                )
+
+
+def _about_others(run: Run, findings: Mapping[str, Any]) -> Iterable[Objection]:
+    """The findings name the cohorts that they are about by their digests."""
+    again = "Delete the folder audit and run 'medsynth audit'."
+    if findings["synthetic"] != Cohort.read(run.folder("sample") / "cohort.jsonl").digest:
+        yield Objection("other-cohort", f"the findings are about another synthetic cohort than sample/cohort.jsonl. {again}")
+    if findings["train"] != Cohort.read(run.folder("prepare") / "cohort.jsonl").split("train").digest:
+        yield Objection("other-training-set", f"the findings compare with another training set than prepare/cohort.jsonl. {again}")
+    if findings["level"]["name"] != run.settings.audit.level:
+        yield Objection(
+            "other-level",
+            f"the findings are at level {findings['level']['name']!r}, and audit.level={run.settings.audit.level!r} is asked for. {again}",
+        )
+
+
+def _verdicts(run: Run, findings: Mapping[str, Any]) -> Iterable[Objection]:
+    required = [finding for finding in findings["findings"] if finding["required"]]
+    if not required:
+        yield Objection("nothing-required", "the audit holds no required finding, so nothing was proven. Add checks (check=[...]).")
+    codes = {"fail": "failed-check", "inconclusive": "inconclusive-check"}
+    for finding in required:
+        if finding["verdict"] != "pass":
+            yield Objection(codes[finding["verdict"]], f"{finding['check']}: {finding['why']}", liftable=True)
+    if findings["verdict"] != "pass" and all(finding["verdict"] == "pass" for finding in required):
+        yield Objection(
+            "contradiction", f"the audit's verdict is {findings['verdict']!r}, though every required finding passes. Run it again."
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- staging
+
+
+def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequence[Objection]) -> dict[str, list[Path]]:
+    """Write everything but the lists of hashes; returns each case's files."""
+    real = Cohort.read(run.folder("prepare") / "cohort.jsonl")
+    receipts = {stage: Receipt.read(run.folder(stage) / RECEIPT) for stage in EVIDENCE}
+    made_by = dicom.Provenance(
+        weights=receipts["train"].outputs["denoiser/weights.safetensors"], fingerprint=receipts["sample"].fingerprint, version=__version__
+    )
+    formats, written = run.settings.release.formats, {}
+    for case in tqdm(cohort, desc="release", unit="case"):
+        _check_case(cohort, case)
+        written[case.id] = _write_case(cohort, case, folder, made_by, formats, run.settings.release.body_part)
+    nifti.write_table(cohort, written, folder)
+
+    people = _names_of(real)
+    audit = without_people(json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8")), people)
+    metrics = without_people(json.loads((run.folder("evaluate") / "metrics.json").read_text(encoding="utf-8")), people)
+    released = {"reason": reason, "objections": [str(objection) for objection in objections]}
+    _write_json(folder / "audit.json", audit | ({"released_in_spite_of": released} if reason else {}))
+    metrics["groups"] = [row for row in metrics.get("groups", []) if row["n_real"] >= SMALL_CELL]
+    _write_json(folder / "metrics.json", metrics)
+    settings = {
+        name: value
+        for stage in ("train", "sample")
+        for name, value in receipts[stage].settings.items()
+        if not name.startswith(PRIVATE) and os.sep not in str(value)
+    }
+    train = real.split("train")
+    text = datasheet.datasheet(
+        cohort,
+        name=run.settings.run.name,
+        source=real.header.source,
+        made_by=made_by,
+        audit=audit,
+        metrics=metrics,
+        settings=settings,
+        training={"cases": len(train), "subjects": len(set(train.subjects))},
+        formats=formats,
+        override=reason,
+        objections=[str(objection) for objection in objections],
+    )
+    (folder / "datasheet.md").write_text(text, encoding="utf-8")
+    shareable = run.folder("report") / "shareable.html"
+    if shareable.is_file():  # where the audit passed
+        shutil.copyfile(shareable, folder / "report.html")
+    return written
+
+
+def _check_case(cohort: Cohort, case: Case) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}", case.id):
+        raise MedsynthError(
+            "A case's id is not made of up to 48 letters, digits, '.', '_' and '-', and so cannot name a file or a patient."
+        )
+    if sha256_of(cohort.folder / case.path) != case.sha256:
+        raise Refused(
+            f"The release is refused:\n  tampered: the image of {case.id} is not the one that the audit saw. Run 'medsynth sample' again."
+        )
+
+
+def _write_case(cohort: Cohort, case: Case, folder: Path, made_by: dicom.Provenance, formats: Sequence[str], body_part: str) -> list[Path]:
+    files = []
+    if "nifti" in formats:
+        files += nifti.write(cohort, case, folder / "nifti")
+    if "dicom" in formats:
+        images = dicom.write(cohort, case, folder / "dicom" / case.id / "image", made_by, body_part=body_part)
+        files += images
+        if case.mask is not None:
+            files.append(segmentation.write(cohort, case, images, folder / "dicom" / case.id / "segmentation.dcm", made_by))
+    return files
+
+
+def _write_manifest(cohort: Cohort, written: Mapping[str, Sequence[Path]], folder: Path) -> None:
+    with (folder / "manifest.jsonl").open("w", encoding="utf-8") as file:
+        for case in cohort:
+            files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in written[case.id]}
+            row = {"id": case.id, "seed": case.seed, "modality": case.modality, "conditions": dict(case.condition), "files": files}
+            file.write(json.dumps(row, sort_keys=True) + "\n")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_sums(folder: Path) -> None:
+    """As ``sha256sum`` writes it, so that ``sha256sum -c`` reads it; in the order of names."""
+    lines = [f"{sha256_of(path)}  {name}\n" for name, path in _files(folder).items()]
+    with (folder / SUMS).open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files that the sums cover, by their name in the release: not the sums, nor the receipt that is written after them."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+    return {name: found[name] for name in sorted(found) if name not in (SUMS, RECEIPT)}
+
+
+# ------------------------------------------------------------------------------------------------------------------------ real people
+
+
+def _names_of(real: Cohort) -> frozenset[str]:
+    """Pseudonyms of the real cases and subjects: none of them leaves, though they name nobody without the key."""
+    return frozenset(name for case in real for name in (case.id, case.subject))
+
+
+def without_people(value: Any, people: frozenset[str]) -> Any:
+    """``value`` without pairs and paths, and without every entry that names a real case or subject: aggregate numbers alone are left.
+
+    Numbers keep six digits, which is more than any interval here is worth, and too few to spell a date or an id.
+    """
+    if isinstance(value, Mapping):
+        kept = {
+            k: v for k, v in value.items() if k not in ("pairs", "path", "paths") and not _mentions(k, people) and not _mentions(v, people)
+        }
+        return {k: without_people(v, people) for k, v in kept.items()}
+    if isinstance(value, list):
+        return [without_people(v, people) for v in value if not _mentions(v, people)]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _mentions(value: Any, people: frozenset[str]) -> bool:
+    return isinstance(value, str) and not people.isdisjoint(re.findall(r"[\w-]+", value))
+
+
+def leaks_in(run: Run, folder: Path) -> list[Objection]:
+    """What the staged bytes hold of real people: a pseudonym in a text, or an identifier that ``prepare`` saw in anything."""
+    people = _names_of(Cohort.read(run.folder("prepare") / "cohort.jsonl"))
+    found = []
+    for name, path in _files(folder).items():
+        if path.suffix in (".json", ".jsonl", ".tsv", ".md", ".html") and _mentions(path.read_text(encoding="utf-8"), people):
+            found.append(Objection("real-case", f"{name} names a real case or subject by its pseudonym."))
+    hits = deidentify.find(run.folder("prepare") / "identifiers.json", deidentify.load_key(run.settings.paths.key), [folder])
+    kinds: dict[str, set[str]] = {}
+    for hit in hits:
+        if hit.kind not in deidentify.WEAK:  # a plain word proves nothing: a patient may be called Brown, or Case
+            kinds.setdefault(hit.file, set()).add(hit.kind)
+    for name, of_file in kinds.items():
+        why = "cannot be searched" if of_file == {"unscanned"} else f"holds an identifier that prepare saw ({', '.join(sorted(of_file))})"
+        found.append(Objection("identifier", f"{name} {why}."))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- verify
+
+
+def verify(folder: Path) -> list[str]:
+    """Hash a release again. Returns what is ``changed``, ``missing`` or ``extra`` against its ``SHA256SUMS``, each with the file's name;
+    nothing where it is whole."""
+    sums = folder / SUMS
+    if not sums.is_file():
+        return [f"missing {SUMS}"]
+    expected = dict(reversed(line.split("  ", 1)) for line in sums.read_text(encoding="utf-8").splitlines())
+    found = _files(folder)
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"extra {name}" for name in found if name not in expected]
+    # a link may point anywhere: it is no file of the release, whatever it points to
+    problems += [
+        f"changed {name}" for name, path in found.items() if name in expected and (path.is_symlink() or sha256_of(path) != expected[name])
+    ]
+    return sorted(problems)

@@ -1,0 +1,245 @@
+"""The report: one page that a data protection officer can sign, a physicist can check and a student can read. Verdict first.
+
+Writes ``index.html`` (stays inside: real images beside synthetic ones, the nearest pairs), ``report.json`` (the same rows) and, only where
+the audit's verdict is "pass", ``shareable.html``, which is given no real pixel, no pair and no case's id at all. The pages are
+self-contained: styles and pictures are inline, there is no script and no address. Words live in ``report.html.j2``, numbers come from
+`facts`, pictures from `figures`.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from medsynth.cohort import Case, Cohort
+from medsynth.rng import generator_for
+from medsynth.stages import Run, figures
+from medsynth.stages.facts import Story, facts_of, read
+
+TEMPLATE = "report.html.j2"
+GRID = {2: 36, 3: 8}  # cases in a grid, by dimensions
+PER_CLASS = {2: 12, 3: 2}
+CLASSES = 8  # rows of classes; the attributes' tables have all of them
+PAIRS = 12
+PREVIEWS = 8
+SMALL_CELL = 11  # fewer people than this are not counted exactly in the shareable copy (the customary bound of 9 % risk)
+
+
+def work(run: Run, folder: Path) -> None:
+    story, seed = read(run.root), run.settings.run.seed
+    facts = facts_of(story, seed)
+    plots = plots_of(story, facts)
+    pictures = pictures_of(story, seed)
+    page = {**facts, "plots": {name: _plot(png) for name, png in plots.items()}, "quality_plots": _quality_plots(story)}
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, png in {**plots, "synthetic": figures.mosaic(_greys(story.synthetic, _lot(story.synthetic, seed, "synthetic")))}.items():
+        _write(folder / "figures" / f"{name}.png", png)
+        # Curves are sums over cases and pictures are of synthetic cases alone: no real image ever gets here.
+        run.tracker.figure(name, folder / "figures" / f"{name}.png", synthetic=True)
+    (folder / "shareable.html").unlink(missing_ok=True)
+    if story.verdict == "pass":
+        outside = {name: page[name] for name in page if name != "previews"} | _without_people(facts)
+        html = render({**outside, "inside": False, "pictures": _synthetic_only(pictures), "pairs": [], "previews": []})
+        refuse_people(html, story.real)
+        _write(folder / "shareable.html", html.encode())
+        run.tracker.artifact(folder / "shareable.html", "report")
+    _write(folder / "report.json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+    previews = [{"name": path.stem, "uri": _uri(path.read_bytes())} for path in _evenly(story.previews, PREVIEWS)]
+    html = render({**page, "inside": True, "pictures": pictures, "pairs": pairs_of(story), "previews": previews})
+    _write(folder / "index.html", html.encode())
+
+
+def render(page: Mapping[str, Any]) -> str:
+    """The page as HTML. All text is escaped: a condition's value or a licence is data, whatever it holds."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"number": number, "amount": amount}
+    return environment.get_template(TEMPLATE).render(page)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits."""
+    return "–" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def amount(value: float | None, counts: bool) -> str:
+    """A count as it is, a rate as per cent."""
+    if value is None:
+        return "–"
+    return str(value) if counts else f"{100 * value:.3g} %"
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def pictures_of(story: Story, seed: int) -> dict[str, Any]:
+    """Cases chosen by lot, real beside synthetic, over all and class by class of the first class attribute."""
+    train = story.real.split("train")
+    classes = []
+    for attribute in [a for a in story.real.header.conditions.attributes if a.values][:1]:
+        for value in attribute.values[:CLASSES]:
+            both = [_of_class(cohort, attribute.name, value) for cohort in (train, story.synthetic)]
+            real, synthetic = (_greys(cohort, _lot(cohort, seed, value, PER_CLASS)) for cohort in both)
+            classes.append({"attribute": attribute.name, "value": value, "real": _uris(real), "synthetic": _uris(synthetic)})
+    return {
+        "real": _uris(_greys(train, _lot(train, seed, "real"))),
+        "synthetic": _uris(_greys(story.synthetic, _lot(story.synthetic, seed, "synthetic"))),
+        "classes": classes,
+    }
+
+
+def pairs_of(story: Story) -> list[dict[str, Any]]:
+    """The nearest pairs that the checks listed, nearest first, with their pictures."""
+    real, synthetic = {case.id: case for case in story.real}, {case.id: case for case in story.synthetic}
+
+    def picture(cohort: Cohort, case: Case) -> str:
+        return _uri(figures.png(_grey(cohort, case)))
+
+    groups = []
+    for finding in story.findings["findings"]:
+        listed = (finding.get("details") or {}).get("pairs") or []
+        rows = [
+            {
+                **pair,
+                "synthetic_picture": picture(story.synthetic, synthetic[pair["synthetic"]]),
+                "train_picture": picture(story.real, real[pair["train"]]),
+                "holdout_picture": picture(story.real, real[pair["holdout"]]),
+            }
+            for pair in sorted(listed, key=lambda pair: -pair["train_score"])[:PAIRS]
+        ]
+        if rows:
+            groups.append({"check": finding["check"], "rows": rows})
+    return groups
+
+
+def plots_of(story: Story, facts: Mapping[str, Any]) -> dict[str, bytes]:
+    """The curves as PNG files by name: training, and the attacks' scores. All are sums over cases."""
+    plots = {}
+    if story.history:
+        plots["training"] = figures.curves(_training_panels(story.history), log=True)
+    panels = [
+        (finding["check"], "nearness to the closest other person's image", _shares(details["histogram"]), _marks(details))
+        for finding in facts["findings"]
+        if (details := finding["details"]).get("histogram")
+    ]
+    if panels:
+        plots["audit"] = figures.histograms(panels)
+    return plots
+
+
+def _training_panels(history: Sequence[Mapping[str, Any]]) -> list[tuple]:
+    """Loss on the training set, and on the validation set by noise level. A row holds either, or both."""
+    fitted = [row for row in history if row.get("loss") is not None]
+    panels = [("Training loss", "step", "loss", {"training": ([row["step"] for row in fitted], [row["loss"] for row in fitted])})]
+    watched = [row for row in history if row.get("validation")]
+    levels = list(dict.fromkeys(level for row in watched for level in row["validation"]))
+    lines = {
+        level: (
+            [row["step"] for row in watched if level in row["validation"]],
+            [row["validation"][level] for row in watched if level in row["validation"]],
+        )
+        for level in levels
+    }
+    return [*panels, ("Validation loss by noise level", "step", "loss", lines)] if lines else panels
+
+
+def _shares(histogram: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
+    """``{"edges": [...], "counts": {name: [...]}}`` as shares, so that cohorts of different sizes compare."""
+    return {name: (histogram["edges"], [count / max(1, sum(counts)) for count in counts]) for name, counts in histogram["counts"].items()}
+
+
+def _marks(details: Mapping[str, Any]) -> dict[str, float]:
+    return {name.replace("_", " "): details[name] for name in ("threshold", "hard_line") if details.get(name) is not None}
+
+
+def _quality_plots(story: Story) -> list[dict[str, Any]]:
+    return [{"name": path.stem, **_plot(path.read_bytes())} for path in story.plots]
+
+
+def _plot(png: bytes) -> dict[str, Any]:
+    """A curve with its width in CSS pixels: figures are made at 150 dots an inch, and a page has 96, so type has its true size."""
+    return {"uri": _uri(png), "width": int.from_bytes(png[16:20]) * 96 // 150}
+
+
+def _lot(cohort: Cohort, seed: int, what: str, counts: Mapping[int, int] = GRID) -> list[Case]:
+    """Cases drawn without replacement, in the order of the draw."""
+    order = generator_for(seed, "report", what).permutation(len(cohort))
+    return [cohort.cases[i] for i in order[: counts[cohort.header.dims]]]
+
+
+def _of_class(cohort: Cohort, name: str, value: str) -> Cohort:
+    return cohort.where(case for case in cohort if str(case.condition.get(name)) == value)
+
+
+def _grey(cohort: Cohort, case: Case) -> np.ndarray:
+    longest = 256 if len(case.shape) == 2 else 160
+    return figures.picture(cohort.where([case]).images()[0, 0], case.spacing, longest)
+
+
+def _greys(cohort: Cohort, cases: Iterable[Case]) -> list[np.ndarray]:
+    return [_grey(cohort, case) for case in cases]
+
+
+def _uris(greys: Iterable[np.ndarray]) -> list[str]:
+    return [_uri(figures.png(grey)) for grey in greys]
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
+    """``count`` of them from first to last."""
+    return [paths[i] for i in sorted({round(k) for k in np.linspace(0, len(paths) - 1, min(count, len(paths)))})] if paths else []
+
+
+# ------------------------------------------------------------------------------------------------------------------------------------
+# The copy that may be passed on
+
+
+def _without_people(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the facts differs in the shareable copy: no case's id, no real person's extreme value, no count of few people."""
+    findings = [
+        {**f, "details": {}, "numbers": [row for row in f["numbers"] if not row[0].startswith(("subjects", "cases"))]}
+        for f in facts["findings"]
+    ]
+    conditions = [
+        {
+            **table,
+            "rows": [
+                {**row, "real": row["real"] if row["real"] >= SMALL_CELL or row["real"] == 0 else f"< {SMALL_CELL}"}
+                for row in table["rows"]
+            ],
+        }
+        for table in facts["conditions"]
+        if not table["continuous"]  # its ends are the youngest and the oldest of the training set, or the like
+    ]
+    return {"findings": findings, "conditions": conditions}
+
+
+def _synthetic_only(pictures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "real": [],
+        "synthetic": pictures["synthetic"],
+        "classes": [{**group, "real": []} for group in pictures["classes"]],
+    }
+
+
+def refuse_people(html: str, real: Cohort) -> None:
+    """Fail where the page quotes a real case's id or subject: the last look before the shareable copy is written."""
+    words = set(re.findall(r"[\w-]+(?:\.[\w-]+)*", re.sub(r"data:image/png;base64,[\w+/=]+", "", html)))
+    people = {case.id for case in real} | set(real.subjects)
+    # An id of one or two characters is a number on any page
+    quoted = {person for person in people & words if len(person) > 2}
+    assert not quoted, f"the shareable report quotes {len(quoted)} real cases"
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

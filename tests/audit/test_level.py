@@ -1,0 +1,51 @@
+"""Levels of proof: their numbers can be reached with the data that they ask for."""
+
+from dataclasses import fields
+
+import pytest
+
+from medsynth.audit.level import LEVELS, Level, level_named
+from medsynth.audit.rates import calibration_units, clopper_pearson, paired_difference, units_for_upper_bound
+from medsynth.errors import SettingsError
+
+
+@pytest.fixture(params=LEVELS)
+def level(request: pytest.FixtureRequest) -> Level:
+    return LEVELS[request.param]
+
+
+def test_half_of_the_holdout_holds_alpha_and_the_other_half_can_bound_the_false_alarms(level: Level) -> None:
+    half = level.holdout // 2
+    assert half >= calibration_units(level.alpha)
+    assert half >= units_for_upper_bound(level.false_alarm)
+
+
+def test_all_plants_found_are_enough(level: Level) -> None:
+    assert clopper_pearson(level.plants, level.plants)[0] >= level.recall
+
+
+def test_a_cohort_without_a_hit_stays_within_the_excess(level: Level) -> None:
+    n = level.synthetic
+    high = max(paired_difference(0, 0, 0, n)[1], clopper_pearson(0, n)[1])
+    assert high / clopper_pearson(level.plants, level.plants)[0] <= level.excess
+
+
+def test_levels_are_ordered_by_every_limit() -> None:
+    strict, standard, demo = (LEVELS[name] for name in ("strict", "standard", "demo"))
+    for name in ("alpha", "false_alarm", "excess"):
+        assert getattr(strict, name) <= getattr(standard, name) <= getattr(demo, name), name
+    for name in ("plants", "recall", "holdout", "synthetic", "attraction"):
+        assert getattr(strict, name) >= getattr(standard, name) >= getattr(demo, name), name
+    assert len(fields(Level)) == 10  # a new limit belongs in the lists above
+
+
+def test_the_claim_says_its_numbers_and_promises_no_anonymity(level: Level) -> None:
+    for limit in (level.excess, level.recall, level.false_alarm):
+        assert f"{limit:.0%}" in level.claim
+    assert "anonym" not in level.claim
+    assert level.as_json()["needs"] == {"holdout": level.holdout, "synthetic": level.synthetic}
+
+
+def test_an_unknown_level_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match=r"audit\.level=stern .* strict, standard, demo"):
+        level_named("stern")

@@ -1,0 +1,68 @@
+"""What every check of conf/check/ promises: it fires on a planted leak, is quiet on the control, and repeats under its seed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from medsynth.audit.finding import Check, Evidence, Finding
+from medsynth.audit.level import LEVELS
+from medsynth.io.deidentify import write_identifiers
+from tests.make_evidence import images_of, make_evidence
+
+FILES = sorted((Path(__file__).resolve().parents[2] / "conf" / "check").glob("*.yaml"))
+KEY = b"k" * 32
+IDENTIFIER = "MRN00771234"
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def check(request: pytest.FixtureRequest) -> Check:
+    return instantiate(OmegaConf.load(request.param))
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest, check: Check) -> str:
+    return request.node.callspec.params["check"].stem
+
+
+def evidence(folder: Path, leak: bool) -> Evidence:
+    """A cohort that holds every leak that a check is for, or none of them."""
+    shape = (20, 20)
+    planted = images_of(shape, ["train 4", "train 7"]) if leak else None
+    made = make_evidence(folder, shape=shape, n_synthetic=40, planted=planted, level=replace(LEVELS["demo"], plants=6, recall=0.3))
+    leaving = folder / "leaving"
+    leaving.mkdir()
+    (leaving / "cohort.jsonl").write_text(json.dumps({"comment": f"from {IDENTIFIER}" if leak else "nobody"}) + "\n")
+    write_identifiers(folder / "identifiers.json", KEY, [IDENTIFIER])
+    return replace(made, folders=(leaving,), identifiers=folder / "identifiers.json", key=KEY)
+
+
+def bytes_of(finding: Finding) -> str:
+    return json.dumps(finding.as_json(), sort_keys=True, allow_nan=False)
+
+
+def test_it_fires_on_a_planted_leak_and_names_no_value(check: Check, name: str, tmp_path: Path) -> None:
+    finding = check(evidence(tmp_path, leak=True))
+    assert (finding.check, finding.verdict) == (name, "fail")
+    assert finding.why.endswith(".")
+    assert IDENTIFIER not in bytes_of(finding)
+
+
+def test_it_is_quiet_on_the_control_and_repeats_under_its_seed(check: Check, tmp_path: Path) -> None:
+    looked_at = evidence(tmp_path, leak=False)
+    finding = check(looked_at)
+    assert finding.verdict == "pass"
+    assert finding.value <= finding.limit
+    assert finding.interval is None or finding.interval[0] <= finding.value <= finding.interval[1] <= finding.limit
+    assert bytes_of(check(looked_at)) == bytes_of(finding)
+
+
+def test_without_what_it_needs_it_says_that_nothing_is_known(check: Check, tmp_path: Path) -> None:
+    looked_at = evidence(tmp_path, leak=True)
+    empty = replace(looked_at, holdout=looked_at.holdout.where(()), key=None)
+    finding = check(empty)
+    assert finding.verdict == "inconclusive"
+    assert (finding.value, finding.interval) == (None, None)

@@ -1,0 +1,140 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from medsynth.config import Settings
+from medsynth.errors import MedsynthError
+from medsynth.metrics import baselines
+from medsynth.metrics.intensity import Intensity
+from medsynth.metrics.kernel import KernelDistance
+from medsynth.metrics.radiomics import Radiomics
+from medsynth.stages import Run, evaluate
+from tests.make_cohort import make_cohort
+
+METRICS = {"kid": KernelDistance(features="random_convolution"), "radiomics": Radiomics(), "intensity": Intensity()}
+
+
+def run_of(root: Path, n: int = 60, metrics=METRICS, shape=(16, 16), synthetic_shape=None, **changed) -> tuple[Run, dict]:
+    """A run folder with a prepared and a sampled cohort, and where its numbers are tracked."""
+    for stage in ("prepare", "sample", "evaluate"):
+        (root / stage).mkdir(parents=True)
+    make_cohort(root / "prepare", n_train=2 * n, n_validation=1, n_holdout=n, shape=shape, conditions={"class": ["a", "b"]})
+    made = make_cohort(
+        root / "sample", n_train=n, n_validation=1, n_holdout=1, shape=synthetic_shape or shape, conditions={"class": ["a", "b"]}, seed=9
+    )
+    replace(made, cases=tuple(replace(case, split="synthetic", id=f"s{i}") for i, case in enumerate(made.split("train")))).write(
+        root / "sample" / "cohort.jsonl"
+    )
+    settings = Settings()
+    settings.evaluate.subsamples, settings.evaluate.permutations = 10, 9
+    for name, value in changed.items():
+        setattr(settings.evaluate, name, value)
+    tracked: dict = {}
+    return Run(settings=settings, objects={"metric": metrics}, root=root, tracker=SimpleNamespace(metrics=tracked.update)), tracked
+
+
+def result_of(run: Run) -> dict:
+    evaluate.work(run, run.folder("evaluate"))
+    return json.loads((run.folder("evaluate") / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict, dict]:
+    """A run, its ``metrics.json`` and what was tracked. Tests must not change it."""
+    run, tracked = run_of(tmp_path_factory.mktemp("finished") / "run")
+    return run, result_of(run), tracked
+
+
+def test_every_metric_has_its_row_with_interval_and_anchor_and_every_stand_in_too(finished):
+    run, result, tracked = finished
+    assert sorted(row["name"] for row in result["scores"]) == ["intensity", "kid", "radiomics"]
+    for row in result["scores"]:
+        assert row["interval"][0] <= row["value"] <= row["interval"][1]
+        assert row["anchor"] is not None
+    rivals = {(row["baseline"], row["name"]) for row in result["baselines"]}
+    assert rivals == {(baseline, metric) for baseline in ("blurred", "gaussian") for metric in ("kid", "radiomics")}
+    assert result["n"]["holdout"] == {"cases": 60, "subjects": 60, "cases_used": 60}
+    rows = {row["name"]: row for row in result["scores"]}
+    assert rows["radiomics"]["details"]["shifted"][0]["feature"] in evaluate.EXTRACTORS["texture"].names
+    assert tracked["kid/random_convolution"] == pytest.approx(rows["kid"]["value"], rel=1e-8)
+    assert {path.name for path in (run.folder("evaluate") / "figures").iterdir()} == {"intensity.png", "power_spectrum.png", "scores.png"}
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(finished, tmp_path):
+    names = ("metrics.json", "features.npz", "figures/intensity.png", "figures/power_spectrum.png", "figures/scores.png")
+
+    def bytes_of(run: Run) -> list[bytes]:
+        return [(run.folder("evaluate") / name).read_bytes() for name in names]
+
+    again, _ = run_of(tmp_path / "again")
+    result_of(again)
+    assert bytes_of(again) == bytes_of(finished[0])
+    other, _ = run_of(tmp_path / "other", seed=1)
+    result_of(other)
+    assert bytes_of(other)[0] != bytes_of(finished[0])[0]
+
+
+def test_features_are_taken_once(finished, monkeypatch):
+    run, first, _ = finished
+    monkeypatch.setattr(evaluate, "extract", lambda *_: pytest.fail("the features were there"))
+    assert result_of(run) == first
+
+
+def test_features_of_another_cohort_are_not_taken_for_this_ones(tmp_path):
+    run, _ = run_of(tmp_path, metrics={"kid": METRICS["kid"]})
+    first = result_of(run)
+    cohort = make_cohort(tmp_path / "sample", n_train=60, n_validation=1, n_holdout=1, conditions={"class": ["a", "b"]}, seed=10)
+    replace(cohort, cases=cohort.split("train").cases).write(tmp_path / "sample" / "cohort.jsonl")
+    assert result_of(run)["scores"][0]["value"] != first["scores"][0]["value"]
+
+
+def test_fewer_than_fifty_held_out_subjects_leave_reasons_and_the_simple_scores(tmp_path):
+    run, tracked = run_of(tmp_path, n=20)
+    rows = {row["name"]: row for row in result_of(run)["scores"]}
+    assert rows["kid"]["status"] == "absent"
+    assert "20 held out" in rows["kid"]["reason"]
+    assert rows["intensity"]["status"] == "ok"
+    assert "kid/random_convolution" not in tracked
+
+
+def test_no_real_case_is_named(finished):
+    text = (finished[0].folder("evaluate") / "metrics.json").read_text()
+    assert "holdout-0" not in text
+    assert "train-0" not in text
+
+
+def test_small_classes_are_named_as_not_computed_and_large_ones_are_scored(finished, tmp_path):
+    assert finished[1]["groups"] == []
+    assert finished[1]["not_computed"] == [{"name": "scores by class", "reason": "fewer than 50 subjects on one side: a, b"}]
+    result = result_of(run_of(tmp_path / "large", n=130, metrics={"kid": METRICS["kid"]})[0])
+    assert {row["group"] for row in result["groups"]} == {"class=a", "class=b"}
+
+
+def test_images_of_another_size_are_refused_with_both_sizes(tmp_path):
+    run, _ = run_of(tmp_path, n=10, synthetic_shape=(20, 20))
+    with pytest.raises(MedsynthError, match=r"\(20, 20\) voxels, the real ones \(16, 16\)"):
+        evaluate.work(run, run.folder("evaluate"))
+
+
+def test_the_gaussian_stand_in_has_the_mean_and_covariance_of_the_images():
+    generator = np.random.default_rng(0)
+    images = (generator.standard_normal((50, 3)) @ generator.standard_normal((3, 16))).reshape(50, 1, 4, 4) * 0.1
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = -9, 9  # extremes, so that nothing is cut
+    drawn = baselines.gaussian(images, 40_000, seed=0).reshape(-1, 16)
+    flat = images.reshape(50, 16)
+    assert drawn.mean(axis=0) == pytest.approx(flat.mean(axis=0), abs=0.02)
+    assert np.cov(drawn.T) == pytest.approx(np.cov(flat.T), abs=0.1)
+
+
+def test_the_blur_is_in_millimetres_along_every_axis():
+    point = np.zeros((1, 1, 65, 33))
+    point[0, 0, 32, 16] = 1
+    blurred = baselines.blurred(point, (1.0, 2.0), millimetres=3.0)[0, 0]
+    for axis, spacing in enumerate((1.0, 2.0)):
+        profile = blurred.sum(axis=1 - axis)
+        at = (np.arange(len(profile)) - len(profile) // 2) * spacing
+        assert np.sqrt((profile * at**2).sum()) == pytest.approx(3.0, rel=0.02)

@@ -1,0 +1,478 @@
+"""The only way out: shut unless the evidence is whole, about this cohort, and passes; and what leaves holds nobody."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pydicom
+import pytest
+
+from medsynth.audit.level import LEVELS
+from medsynth.cohort import Case, Cohort, sha256_of
+from medsynth.config import Settings
+from medsynth.errors import MedsynthError, Refused
+from medsynth.io import nifti
+from medsynth.io.deidentify import load_key, write_identifiers
+from medsynth.receipt import RECEIPT, Receipt
+from medsynth.rng import generator_for
+from medsynth.stages import STAGES, Run, release
+from tests.make_cohort import make_cohort
+
+CANARIES = ("CANARY^MERLE77", "PID-99-4711-X", "1.3.6.1.4.1.99999.7.7.7", "19630517", "Ward 7 Saint Elsewhere Hospital")
+
+
+def finding(check: str, verdict: str = "pass", **fields) -> dict:
+    row = {"check": check, "verdict": verdict, "value": 0.0041234567, "interval": [0.0, 0.0151], "control": 0.0125, "limit": 0.02}
+    return {**row, "why": f"the words of {check}", "required": True, "details": {}, **fields}
+
+
+class Lab:
+    """A run folder as the stages before the release leave it, with receipts that fit; tests then break one thing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.key = folder / "runs" / "mr", folder / "key"
+        self.settings = Settings()
+        self.settings.run.name = "mr"
+        self.settings.paths.key = str(self.key)
+        self.settings.audit.level = "standard"
+        self.sent: list[tuple] = []
+        self.findings = [finding("memorization"), finding("identifiers"), finding("burned_in", "inconclusive", required=False)]
+        self.level, self.verdict, self.report = "standard", "pass", True
+        self.digests: dict[str, str] = {}
+        self.terms = "research only"
+
+    def build(self) -> "Lab":
+        """Write all stages in their order."""
+        real = make_cohort(self.root / "prepare", n_train=6, n_validation=2, n_holdout=4, shape=(8, 8, 3))
+        real = replace(real, header=replace(real.header, source={"name": "Archive", "licence": "CC BY-NC 4.0", "terms": self.terms}))
+        real.write(self.root / "prepare" / "cohort.jsonl")
+        write_identifiers(self.root / "prepare" / "identifiers.json", load_key(self.key), CANARIES)
+        (self.root / "prepare" / "rejected.jsonl").write_text(json.dumps({"id": "case-x", "reason": CANARIES[0]}) + "\n")
+        self.text("train/denoiser/weights.safetensors", "weights")
+        self.text("train/denoiser/denoiser.yaml", "network: {}")
+        self.synthetic = self.sample(real)
+        pairs = [{"synthetic": "syn-aa00", "train": "train-000001", "note": CANARIES[1]}]
+        self.findings[0]["details"] |= {"pairs": pairs, "threshold": 0.9123456789, "worst": "train-000003", "of": ["holdout-000001", 3]}
+        self.findings[0]["details"] |= {"path": f"/archive/{CANARIES[0]}"}
+        content = {"verdict": self.verdict, "level": LEVELS[self.level].as_json(), "unit": "subject", "findings": self.findings}
+        content |= {"synthetic": self.synthetic.digest, "train": real.split("train").digest} | self.digests
+        self.text("audit/findings.json", json.dumps(content))
+        scores = {"name": "kid", "features": "texture", "value": 0.031, "interval": [0.02, 0.042], "anchor": 0.001}
+        scores |= {"anchor_interval": [-0.002, 0.004], "best": "low", "status": "ok", "reason": "", "n_real": 4, "n_synthetic": 3}
+        groups = [{**scores, "group": "class=a", "n_real": 3}, {**scores, "group": "class=b", "n_real": 30}]
+        self.text("evaluate/metrics.json", json.dumps({"scores": [scores], "groups": groups}))
+        self.text("report/index.html", f"<p>inside: {CANARIES[0]}</p>")
+        self.text("report/report.json", "{}")
+        if self.report:
+            self.text("report/shareable.html", "<p>the shareable page</p>")
+        for stage in release.EVIDENCE:
+            self.receipt(stage)
+        return self
+
+    def sample(self, real: Cohort) -> Cohort:
+        folder = self.root / "sample"
+        (folder / "volumes").mkdir(parents=True)
+        affine, cases = np.diag([1.0, 1.5, 2.0, 1.0]), []
+        for number, name in enumerate(("syn-aa00", "syn-bb11", "syn-cc22")):
+            image, mask = folder / "volumes" / f"{name}.nii.gz", folder / "volumes" / f"{name}-mask.nii.gz"
+            array = np.rint(generator_for("release", number).uniform(0, 900, (8, 8, 3)))
+            nifti.write(image, array, affine, True)
+            nifti.write(mask, array > 500, affine, True)
+            case = Case(
+                id=name,
+                subject=name,
+                split="synthetic",
+                path=f"volumes/{image.name}",
+                mask=f"volumes/{mask.name}",
+                sha256=sha256_of(image),
+                shape=(8, 8, 3),
+                spacing=(1.0, 1.5, 2.0),
+                modality="MR",
+                scale=(0.0, 900.0),
+                condition={"sex": "F", "age": 40.0 + number},
+                seed=1000 + number,
+            )
+            cases.append(case)
+        affine = tuple(map(tuple, affine.tolist()))
+        header = replace(
+            real.header, kind="synthetic", modality="MR", affine=affine, spacing=(1.0, 1.5, 2.0), scale=(0.0, 900.0), labels=(1,)
+        )
+        header = replace(header, source={"name": "medsynth", "licence": real.header.source["licence"]})
+        cohort = Cohort(header, tuple(cases), folder)
+        cohort.write(folder / "cohort.jsonl")
+        return cohort
+
+    def text(self, name: str, content: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+    def receipt(self, stage: str) -> None:
+        inputs = {need: Receipt.read(self.root / need / RECEIPT).made for need in STAGES[stage].needs}
+        outputs = {name: sha256_of(self.root / stage / name) for name in STAGES[stage].outputs}
+        settings = {"fit.steps": 2000, "source.root": "/archive/real"} if stage == "train" else {"sampling.steps": 20}
+        Receipt(stage=stage, settings=settings, inputs=inputs, outputs=outputs).write(self.root / stage / RECEIPT)
+
+    def release(self) -> Path:
+        tracker = SimpleNamespace(dataset=lambda *a: self.sent.append(("dataset", *a)), artifact=lambda *a: self.sent.append(a))
+        run = Run(settings=self.settings, objects={}, root=self.root, tracker=tracker)
+        release.work(run, self.root / "release")
+        return self.root / "release"
+
+    def refused(self, code: str) -> str:
+        """Ask for the release, and check that it is refused for this reason and leaves no trace."""
+        with pytest.raises(Refused) as refusal:
+            self.release()
+        assert refusal.value.exit_code == 3
+        assert f"  {code}: " in str(refusal.value)
+        assert not (self.root / "release").exists()
+        assert not list(self.root.glob(".release*"))
+        return str(refusal.value)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def released_bytes(folder: Path) -> bytes:
+    return b"\n".join(path.name.encode() + path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- it opens
+
+
+def test_a_cohort_whose_evidence_passes_leaves_whole(lab: Lab) -> None:
+    folder = lab.build().release()
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "nifti",
+        "dicom",
+        "cases.tsv",
+        "manifest.jsonl",
+        "audit.json",
+        "metrics.json",
+        "datasheet.md",
+        "report.html",
+        "SHA256SUMS",
+    }
+    assert release.verify(folder) == []
+    subprocess.run(["sha256sum", "-c", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=True)
+    assert not list(lab.root.glob(".release*"))
+    assert lab.sent[0] == ("dataset", "released", lab.synthetic.digest, 3, "release")
+
+
+def test_the_manifest_names_every_file_of_every_case_and_nothing_else(lab: Lab) -> None:
+    folder = lab.build().release()
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["seed"], row["conditions"]["age"]) for row in rows] == [
+        ("syn-aa00", 1000, 40.0),
+        ("syn-bb11", 1001, 41.0),
+        ("syn-cc22", 1002, 42.0),
+    ]
+    named = {name: sha for row in rows for name, sha in row["files"].items()}
+    assert named == {name: sha256_of(path) for name, path in release._files(folder).items() if name.startswith(("nifti/", "dicom/"))}
+    with (folder / "cases.tsv").open() as file:
+        table = list(csv.DictReader(file, delimiter="\t"))
+    assert table[1] == {
+        "id": "syn-bb11",
+        "seed": "1001",
+        "modality": "MR",
+        "age": "41.0",
+        "sex": "F",
+        "image": "nifti/images/syn-bb11.nii.gz",
+        "mask": "nifti/masks/syn-bb11.nii.gz",
+    }
+
+
+def test_the_images_that_leave_are_those_that_were_audited(lab: Lab) -> None:
+    folder = lab.build().release()
+    for case in lab.synthetic:
+        assert (folder / f"nifti/images/{case.id}.nii.gz").read_bytes() == (lab.synthetic.folder / case.path).read_bytes()
+        assert (folder / f"nifti/masks/{case.id}.nii.gz").read_bytes() == (lab.synthetic.folder / case.mask).read_bytes()
+        image = pydicom.dcmread(folder / f"dicom/{case.id}/image/00003.dcm")
+        assert (image.PatientID, image.PatientAge, image.SyntheticData) == (case.id, f"0{int(case.condition['age'])}Y", "YES")
+        assert pydicom.dcmread(folder / f"dicom/{case.id}/segmentation.dcm").StudyInstanceUID == image.StudyInstanceUID
+
+
+def test_only_the_formats_that_were_asked_for_are_written(lab: Lab) -> None:
+    lab.settings.release.formats = ["nifti"]
+    folder = lab.build().release()
+    assert not (folder / "dicom").exists()
+    assert release.verify(folder) == []
+
+
+def test_two_releases_of_one_run_are_the_same_bytes(lab: Lab) -> None:
+    first = released_bytes(lab.build().release())
+    (lab.root / "release").rename(lab.root / "first")
+    assert released_bytes(lab.release()) == first
+
+
+def test_what_a_killed_attempt_left_is_not_released(lab: Lab) -> None:
+    lab.build().text(".release.partial/nifti/images/stale.nii.gz", "stale")
+    folder = lab.release()
+    assert not (folder / "nifti/images/stale.nii.gz").exists()
+    assert not (lab.root / ".release.partial").exists()
+
+
+def test_the_datasheet_says_terms_proof_doubt_and_making(lab: Lab) -> None:
+    text = (lab.build().release() / "datasheet.md").read_text()
+    assert "CC BY-NC 4.0" in text
+    assert "| Source | Archive |" in text
+    assert "research only" in text
+    assert LEVELS["standard"].claim in text
+    assert "| memorization | passed | 0.004123 | 0 to 0.0151 | 0.0125 | 0.02 | the words of memorization |" in text
+    assert "| kid (texture) | 0.031 | 0.02 to 0.042 | 0.001 -0.002 to 0.004 |" in text
+    assert "does not prove" in text
+    assert sha256_of(lab.root / "train/denoiser/weights.safetensors") in text
+    assert "sampling.steps = 20" in text
+    assert "/archive" not in text
+    assert not re.search(r"anonym", text, re.IGNORECASE)
+    assert "IN SPITE" not in text
+
+
+# ----------------------------------------------------------------------------------------------------------------------- it stays shut
+
+
+def failing(lab: Lab) -> None:
+    lab.findings[0]["verdict"], lab.verdict = "fail", "fail"
+
+
+def undecided(lab: Lab) -> None:
+    lab.findings[1]["verdict"], lab.verdict = "inconclusive", "inconclusive"
+
+
+def without_checks(lab: Lab) -> None:
+    lab.findings = [finding("memorization", required=False)]
+
+
+def other_level(lab: Lab) -> None:
+    lab.level = "demo"
+
+
+def other_cohort(lab: Lab) -> None:
+    lab.digests = {"synthetic": "0" * 64}
+
+
+def other_training(lab: Lab) -> None:
+    lab.digests = {"train": "0" * 64}
+
+
+def contradicting(lab: Lab) -> None:
+    lab.verdict = "fail"
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"),
+    [
+        (failing, "failed-check"),
+        (undecided, "inconclusive-check"),
+        (without_checks, "nothing-required"),
+        (other_level, "other-level"),
+        (other_cohort, "other-cohort"),
+        (other_training, "other-training-set"),
+        (contradicting, "contradiction"),
+    ],
+)
+def test_what_the_audit_says_can_shut_the_door(lab: Lab, broken: Callable[[Lab], None], code: str) -> None:
+    broken(lab)
+    lab.build().refused(code)
+
+
+@pytest.mark.parametrize("stage", release.EVIDENCE)
+def test_every_stage_must_have_finished(lab: Lab, stage: str) -> None:
+    lab.build()
+    (lab.root / stage / RECEIPT).unlink()
+    assert f"'{stage}'" in lab.refused("missing-stage")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "audit/findings.json",
+        "sample/cohort.jsonl",
+        "prepare/cohort.jsonl",
+        "prepare/identifiers.json",
+        "train/denoiser/weights.safetensors",
+        "evaluate/metrics.json",
+    ],
+)
+def test_a_file_that_was_changed_after_its_stage_shuts_the_door(lab: Lab, name: str) -> None:
+    path = lab.build().root / name
+    path.write_bytes(path.read_bytes() + b" ")
+    assert name in lab.refused("tampered")
+
+
+def test_findings_that_were_mended_by_hand_are_found_even_where_they_now_pass(lab: Lab) -> None:
+    failing(lab)
+    path = lab.build().root / "audit/findings.json"
+    path.write_text(path.read_text().replace('"fail"', '"pass"'))
+    lab.refused("tampered")
+
+
+def test_the_audit_of_a_cohort_that_was_drawn_again_does_not_count(lab: Lab) -> None:
+    lab.build()
+    again = lab.synthetic.where(lab.synthetic.cases[:2])
+    again.write(lab.root / "sample" / "cohort.jsonl")
+    lab.receipt("sample")  # the stage 'sample' ran again, the audit did not
+    assert "'audit' was made from another 'sample'" in lab.refused("other-cohort")
+
+
+def test_a_receipt_that_names_no_outputs_proves_nothing(lab: Lab) -> None:
+    lab.build()
+    receipt = Receipt.read(lab.root / "audit" / RECEIPT)
+    replace(receipt, outputs={}).write(lab.root / "audit" / RECEIPT)
+    lab.receipt("report")
+    lab.refused("tampered")
+
+
+def test_an_image_that_was_changed_after_sampling_shuts_the_door(lab: Lab) -> None:
+    path = lab.build().root / "sample" / "volumes" / "syn-bb11.nii.gz"
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert "syn-bb11" in lab.refused("tampered")
+
+
+def test_findings_that_are_no_findings_shut_the_door(lab: Lab) -> None:
+    lab.build().text("audit/findings.json", "[]")
+    lab.receipt("audit")
+    lab.receipt("report")
+    lab.refused("unreadable-findings")
+
+
+def test_without_the_key_nothing_can_be_searched_and_nothing_leaves(lab: Lab) -> None:
+    lab.build()
+    lab.key.unlink()
+    lab.refused("no-key")
+    assert not lab.key.exists()
+
+
+def test_all_reasons_are_named_at_once(lab: Lab) -> None:
+    failing(lab)
+    undecided(lab)
+    message = lab.build().refused("failed-check")
+    assert "inconclusive-check: identifiers: the words of identifiers" in message
+    assert "release.override=" in message
+
+
+# ---------------------------------------------------------------------------------------------------------------------------- override
+
+
+def test_a_written_reason_lets_it_go_and_stands_at_the_top(lab: Lab) -> None:
+    failing(lab)
+    lab.report = False
+    lab.settings.release.override = "Ethics board 12/3: a phantom, no patient behind it"
+    folder = lab.build().release()
+    text = (folder / "datasheet.md").read_text()
+    assert text.index("Ethics board 12/3") < text.index("## What it is")
+    assert "RELEASED IN SPITE OF ITS EVIDENCE" in text
+    assert "failed-check: memorization" in text
+    spite = json.loads((folder / "audit.json").read_text())["released_in_spite_of"]
+    assert spite["reason"] == lab.settings.release.override
+    assert release.verify(folder) == []
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("reason", ["", "   "])
+def test_an_empty_reason_is_none(lab: Lab, reason: str) -> None:
+    failing(lab)
+    lab.settings.release.override = reason
+    lab.build().refused("failed-check")
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"), [(other_cohort, "other-cohort"), (other_level, "other-level"), (without_checks, "nothing-required")]
+)
+def test_a_reason_does_not_replace_evidence(lab: Lab, broken: Callable[[Lab], None], code: str) -> None:
+    broken(lab)
+    lab.settings.release.override = "because"
+    lab.build().refused(code)
+
+
+def test_a_reason_that_is_not_needed_does_not_stain_the_release(lab: Lab) -> None:
+    lab.settings.release.override = "just in case"
+    assert b"just in case" not in released_bytes(lab.build().release())
+
+
+# ------------------------------------------------------------------------------------------------------------------------ real people
+
+
+def test_no_canary_of_the_training_data_and_no_real_case_leaves(lab: Lab) -> None:
+    content = released_bytes(lab.build().release())
+    assert b"train-0" not in content
+    assert b"holdout-0" not in content
+    assert b"/archive" not in content
+    for canary in CANARIES:
+        assert canary.encode() not in content
+        assert canary.encode("utf-16-le") not in content
+
+
+def test_what_is_left_of_the_findings_is_aggregate(lab: Lab) -> None:
+    folder = lab.build().release()
+    details = json.loads((folder / "audit.json").read_text())["findings"][0]["details"]
+    assert details == {"threshold": 0.912346, "of": [3]}
+    assert [row["group"] for row in json.loads((folder / "metrics.json").read_text())["groups"]] == ["class=b"]  # three people are too few
+
+
+@pytest.mark.parametrize("canary", CANARIES)
+def test_an_identifier_in_the_staged_bytes_shuts_the_door_whatever_is_written(lab: Lab, canary: str) -> None:
+    lab.terms = f"by courtesy of {canary} and others"
+    failing(lab)
+    lab.settings.release.override = "because"
+    message = lab.build().refused("identifier")
+    assert "datasheet.md" in message
+    assert canary not in message
+
+
+def test_an_identifier_in_the_shareable_report_shuts_the_door(lab: Lab) -> None:
+    lab.build().text("report/shareable.html", f"<p>{CANARIES[1]}</p>")
+    assert "report.html" in lab.refused("identifier")
+
+
+def test_a_real_cases_pseudonym_in_the_shareable_report_shuts_the_door(lab: Lab) -> None:
+    lab.build().text("report/shareable.html", "<td>nearest: train-000002.</td>")
+    lab.refused("real-case")
+
+
+def test_a_case_cannot_choose_where_it_is_written(lab: Lab) -> None:
+    lab.build()
+    first, *rest = lab.synthetic.cases
+    cohort = replace(lab.synthetic, cases=(replace(first, id="../../out"), *rest))
+    with pytest.raises(MedsynthError, match="cannot name a file"):
+        release._check_case(cohort, cohort.cases[0])
+
+
+# ------------------------------------------------------------------------------------------------------------------------------ verify
+
+
+def test_one_changed_byte_is_found(lab: Lab) -> None:
+    folder = lab.build().release()
+    for path in (folder / "nifti/images/syn-bb11.nii.gz", folder / "dicom/syn-aa00/image/00002.dcm", folder / "manifest.jsonl"):
+        kept = path.read_bytes()
+        path.write_bytes(kept[:-9] + bytes([kept[-9] ^ 1]) + kept[-8:])
+        assert release.verify(folder) == [f"changed {path.relative_to(folder).as_posix()}"]
+        path.write_bytes(kept)
+    assert release.verify(folder) == []
+
+
+def test_missing_extra_and_linked_files_are_found(lab: Lab) -> None:
+    folder = lab.build().release()
+    (folder / "audit.json").unlink()
+    (folder / "nifti" / "more.nii.gz").write_bytes(b"")
+    shutil.move(folder / "metrics.json", lab.root / "elsewhere.json")
+    (folder / "metrics.json").symlink_to(lab.root / "elsewhere.json")
+    assert release.verify(folder) == ["changed metrics.json", "extra nifti/more.nii.gz", "missing audit.json"]
+
+
+def test_the_receipt_that_is_written_after_the_release_is_no_stranger(lab: Lab) -> None:
+    folder = lab.build().release()
+    lab.receipt("release")
+    assert release.verify(folder) == []
+    (folder / "SHA256SUMS").unlink()
+    assert release.verify(folder) == ["missing SHA256SUMS"]

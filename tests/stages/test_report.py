@@ -1,0 +1,473 @@
+"""The page says all of the evidence, verdict first; it asks nothing of the world; and its shareable copy knows no patient."""
+
+import base64
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medsynth.audit.level import LEVELS
+from medsynth.cohort import Case, Cohort, sha256_of
+from medsynth.errors import MedsynthError
+from medsynth.receipt import Receipt
+from medsynth.stages import figures, report
+from medsynth.stages.facts import _score, facts_of, read
+from tests.make_cohort import blobs, make_cohort
+
+SCRIPT = "<script>alert('x')</script>"
+
+
+def finding(check: str, verdict: str = "pass", **fields) -> dict:
+    row = {
+        "check": check,
+        "verdict": verdict,
+        "value": None,
+        "interval": None,
+        "control": None,
+        "limit": None,
+        "why": f"because of {check}",
+        "details": {},
+    }
+    return {**row, "required": True, **fields}
+
+
+def findings(verdict: str, level: str) -> dict:
+    memorization = finding(
+        "memorization",
+        verdict,
+        value=0.004,
+        interval=[0.0, 0.015],
+        control=0.0125,
+        limit=0.02,
+        why="The upper bound 1.5 % of copies beyond chance is below 2 %, and the attack finds what was planted.",
+        details={
+            "threshold": 0.91,
+            "sharpness": 1.04,
+            "recall": {
+                "exact": {"found": 72, "planted": 72, "interval": [0.95, 1.0], "source_named": 72},
+                "flip, noise": {"found": 71, "planted": 72, "interval": [0.925, 0.9996], "source_named": 70},
+            },
+            "histogram": {
+                "edges": [0.0, 0.25, 0.5, 0.75, 1.0],
+                "counts": {"synthetic to training": [2, 9, 8, 1], "holdout to training": [3, 9, 7, 1]},
+            },
+            "hard_line": 3.2,
+            "pairs": [
+                {
+                    "synthetic": "syn-000001",
+                    "train": "train-000003",
+                    "train_score": 0.93,
+                    "holdout": "holdout-000002",
+                    "holdout_score": 0.71,
+                    "hard_copy": False,
+                },
+                {
+                    "synthetic": "syn-000004",
+                    "train": "train-000005",
+                    "train_score": 0.95,
+                    "holdout": "holdout-000001",
+                    "holdout_score": 0.77,
+                    "hard_copy": True,
+                },
+            ],
+        },
+    )
+    identifiers = finding(
+        "identifiers", value=0, control=0, limit=0, why="No file holds one of the 412 identifier values that prepare saw."
+    )
+    return {
+        "level": LEVELS[level].as_json(),
+        "verdict": verdict,
+        "unit": "subject",
+        "findings": [identifiers, memorization, finding("small_cells", "inconclusive", required=False)],
+    }
+
+
+def score(name: str, **fields) -> dict:
+    row = dict.fromkeys(("value", "interval", "anchor", "anchor_interval", "p"))
+    row |= {
+        "name": name,
+        "features": "",
+        "group": "",
+        "n_real": 8,
+        "n_synthetic": 20,
+        "best": "low",
+        "status": "ok",
+        "reason": "",
+        "details": {},
+    }
+    return {**row, **fields}
+
+
+def metrics() -> dict:
+    return {
+        "unit": "subject",
+        "n": {"real": 8, "synthetic": 20},
+        "seed": 0,
+        "scores": [
+            score("kid", features="texture", value=0.031, interval=[0.02, 0.042], anchor=0.001, anchor_interval=[-0.002, 0.004], p=0.005),
+            score("frechet", features="texture", value=12.0, interval=[9.0, 15.0], anchor=6.0, anchor_interval=[4.0, 9.5], p=0.2),
+            score(
+                "coverage", features="convolutions", value=0.81, interval=[0.7, 0.9], anchor=0.95, anchor_interval=[0.88, 0.99], best="high"
+            ),
+            score("precision", status="absent", reason="needs 50 subjects on each side, and there are 8", best="high"),
+        ],
+        "baselines": [
+            {**score("frechet", features="texture", value=55.0), "baseline": "blurred"},
+            {**score("frechet", features="texture", value=80.0), "baseline": "gaussian"},
+        ],
+        "groups": [
+            score(
+                "kid", features="texture", group="class=normal", value=0.044, interval=[0.01, 0.08], anchor=0.0, anchor_interval=[0.0, 0.0]
+            )
+        ],
+        "not_computed": [{"name": "utility", "reason": "no labels to train a classifier on"}],
+    }
+
+
+def make_run(root: Path, verdict: str = "pass", level: str = "strict", shape=(16, 16), conditions=None, n: int = 20) -> Path:
+    """A run folder as the five stages would leave it."""
+    real = make_cohort(root / "prepare", shape=shape, conditions=conditions)
+    (root / "prepare/rejected.jsonl").write_text(
+        "".join(
+            json.dumps({"id": f"r{i}", "files": 20, "code": code, "reason": "x"}) + "\n"
+            for i, code in enumerate(["missing-slice"] * 2 + ["burned-in"])
+        )
+    )
+    (root / "sample/volumes").mkdir(parents=True)
+    cases = []
+    for i in range(n):
+        image, name = blobs(shape, 1, f"syn-{i}")[0], f"syn-{i:06d}"
+        path = root / f"sample/volumes/{name}.nii.gz"
+        nib.save(nib.Nifti1Image((1000 * image).astype(np.int16).reshape(*shape, *[1] * (3 - len(shape))), np.eye(4)), path)
+        condition = {attribute: values[i % len(values)] for attribute, values in (conditions or {}).items()}
+        cases.append(
+            Case(
+                id=name,
+                subject=name,
+                split="synthetic",
+                path=f"volumes/{name}.nii.gz",
+                sha256=sha256_of(path),
+                shape=tuple(shape),
+                spacing=(2.0,) * len(shape),
+                modality="OT",
+                scale=real.header.scale,
+                condition=condition,
+                seed=i,
+            )
+        )
+    Cohort(replace(real.header, kind="synthetic"), tuple(cases), root / "sample").write(root / "sample/cohort.jsonl")
+    for stage in ("train/denoiser", "train/previews", "audit", "evaluate"):
+        (root / stage).mkdir(parents=True)
+    (root / "train/denoiser/denoiser.yaml").write_text(
+        "network:\n  channels: [32, 64]\nprocess: edm\nsigma_data: 0.5\ndescription:\n  low: 20.0\n"
+    )
+    steps = range(10, 210, 10)
+    rows = [
+        {
+            "step": s,
+            "loss": 1 / s,
+            "lr": 1e-4,
+            "samples_per_second": 50.0,
+            **({"validation": {"0.1": 2 / s, "1.0": 3 / s}} if s % 50 == 0 else {}),
+        }
+        for s in steps
+    ]
+    (root / "train/history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for step in (100, 200):
+        (root / f"train/previews/step-{step:06d}.png").write_bytes(figures.png(np.full((16, 64), step, np.uint8)))
+    (root / "audit/findings.json").write_text(json.dumps(findings(verdict, level)))
+    (root / "evaluate/metrics.json").write_text(json.dumps(metrics()))
+    sign(root)
+    return root
+
+
+def sign(root: Path) -> None:
+    """Write the stages' receipts."""
+    outputs = {
+        "prepare": ["cohort.jsonl"],
+        "train": ["denoiser/denoiser.yaml"],
+        "sample": ["cohort.jsonl"],
+        "audit": ["findings.json"],
+        "evaluate": ["metrics.json"],
+    }
+    settings = {
+        "prepare": {"run.seed": 0, "source.root": "/archive/ward-7", "source.weights": "/archive/w"},
+        "sample": {"sampling.cases": 20},
+    }
+    for stage, files in outputs.items():
+        made = {name: sha256_of(root / stage / name) for name in files}
+        Receipt(stage=stage, settings=settings.get(stage, {}), inputs={}, outputs=made).write(root / stage / "receipt.json")
+
+
+def make_report(root: Path) -> Path:
+    sent = []
+    tracker = SimpleNamespace(figure=lambda name, png, *, synthetic: sent.append(png), artifact=lambda path, to: sent.append(path))
+    run = SimpleNamespace(root=root, settings=SimpleNamespace(run=SimpleNamespace(seed=0)), tracker=tracker)
+    (root / "report").mkdir(exist_ok=True)
+    report.work(run, root / "report")
+    assert sent, "nothing was logged"
+    assert root / "report/index.html" not in sent
+    return root / "report"
+
+
+class Page(HTMLParser):
+    """What a reader gets: text in order, addresses, tags."""
+
+    VOID = frozenset({"meta", "img", "br", "line", "rect", "link", "input", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words, self.addresses, self.tags, self.open = [], [], [], []
+        self.feed(html)
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "srcset", "data", "poster")]
+        assert not any(name.startswith("on") for name, _ in attrs), attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def passed(tmp_path_factory) -> Path:
+    """A run that passes at the strict level, with its report."""
+    root = make_run(tmp_path_factory.mktemp("runs") / "clinic-1", conditions={"class": ["normal", SCRIPT], "age": [20.0, 91.0]})
+    make_report(root)
+    return root
+
+
+def page_of(root: Path, name: str = "index.html") -> Page:
+    return Page((root / "report" / name).read_text(encoding="utf-8"))
+
+
+def pixels(html: str) -> set[str]:
+    return set(re.findall(r"data:image/png;base64,([\w+/=]+)", html))
+
+
+@pytest.mark.parametrize("name", ["index.html", "shareable.html"])
+def test_the_page_needs_nothing_from_the_world(passed, name):
+    page = page_of(passed, name)
+    assert page.addresses
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
+    assert not {"script", "link", "iframe", "object", "form", "base"} & set(page.tags)
+    html = (passed / "report" / name).read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert "default-src 'none'" in html
+
+
+def test_every_picture_on_the_page_is_a_png_that_decodes(passed):
+    for uri in pixels((passed / "report/index.html").read_text(encoding="utf-8")):
+        assert base64.b64decode(uri).startswith(b"\x89PNG\r\n")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "level", "headline"),
+    [
+        ("pass", "strict", "The evidence allows the release"),
+        ("pass", "demo", "only the weak level “demo”"),
+        ("fail", "strict", "must not be released"),
+        ("inconclusive", "standard", "do not release"),
+    ],
+)
+def test_the_verdict_comes_before_everything_else(tmp_path, verdict, level, headline):
+    root = make_run(tmp_path / "run", verdict=verdict, level=level)
+    make_report(root)
+    text = page_of(root).text
+    assert headline in text
+    assert text.index(headline) < text.index(LEVELS[level].claim) < text.index("Next step") < text.index("What was asked for")
+    assert (root / "report/shareable.html").exists() == (verdict == "pass")
+    assert ("Weak level of proof" in text) == (level == "demo")
+    assert ("The evidence allows" in text) == (verdict == "pass" and level != "demo")
+
+
+def test_every_finding_and_every_score_is_on_the_page(passed):
+    text = page_of(passed).text
+    for row in findings("pass", "strict")["findings"]:
+        assert row["check"] in text
+        assert row["why"] in text
+    for said in ("0.4 %", "0 % to 1.5 %", "1.25 %", "72 of 72", "92.5 % to 100 %", "nearness 0.95", "syn-000004", "holdout-000001"):
+        assert said in text, said
+    for row in metrics()["scores"]:
+        assert row["name"] in text
+    for said in (
+        "0.031",
+        "0.02 to 0.042",
+        "clearly worse than real against real",
+        "×2",
+        "needs 50 subjects",
+        "no labels to train",
+        "class=normal",
+        "0.044",
+        "real images, blurred",
+        "55",
+    ):
+        assert said in text, said
+    for said in ("missing-slice", "made by a test", "sampling.cases", "What the audit does not prove", "motivated intruder"):
+        assert said in text, said
+    for stage in ("prepare", "train", "sample", "audit", "evaluate"):
+        receipt = json.loads((passed / stage / "receipt.json").read_text())
+        assert receipt["fingerprint"][:16] in text
+        assert all(digest in text for digest in receipt["outputs"].values())
+    kept = json.loads((passed / "report/report.json").read_text())
+    assert [row["name"] for row in kept["scores"]] == [row["name"] for row in metrics()["scores"]]
+    assert kept["verdict"] == "pass"
+
+
+def test_the_page_never_promises_anonymity(passed):
+    for name in ("index.html", "shareable.html"):
+        assert "anonym" not in page_of(passed, name).text.lower()
+
+
+def test_the_nearest_pairs_come_worst_first(passed):
+    text = page_of(passed).text
+    assert text.index("nearness 0.95") < text.index("nearness 0.93")
+
+
+def test_a_script_in_a_condition_is_text(passed):
+    html = (passed / "report/index.html").read_text(encoding="utf-8")
+    assert SCRIPT not in html
+    assert SCRIPT in page_of(passed).text
+
+
+def test_no_path_of_the_source_is_on_any_page(passed):
+    for name in ("index.html", "shareable.html", "report.json"):
+        content = (passed / "report" / name).read_text(encoding="utf-8")
+        assert "/archive" not in content
+        assert str(passed.parent) not in content
+
+
+def test_the_shareable_copy_knows_no_patient(passed):
+    inside, outside = ((passed / "report" / name).read_text(encoding="utf-8") for name in ("index.html", "shareable.html"))
+    real = Cohort.read(passed / "prepare/cohort.jsonl")
+    shown = {base64.b64encode(figures.png(report._grey(real, case))).decode() for case in real}
+    assert shown & pixels(inside)
+    assert not shown & pixels(outside)
+    assert not any(case.id in outside or case.subject in outside for case in real)
+    assert "description.low" not in outside
+    assert "Nearest training" in inside
+    assert "Nearest training" not in outside
+    # the youngest and the oldest are real people's ages; a class of few people is not counted exactly
+    low, high = real.header.conditions.attributes[1].low, real.header.conditions.attributes[1].high
+    assert f"{low:.4g}" in inside
+    assert f"{low:.4g}" not in outside
+    assert f"{high:.4g}" not in outside
+    synthetic = Cohort.read(passed / "sample/cohort.jsonl")
+    assert {base64.b64encode(figures.png(report._grey(synthetic, synthetic.cases[0]))).decode()} <= pixels(outside)
+
+
+def test_no_real_picture_even_reaches_the_template_of_the_shareable_copy(tmp_path, monkeypatch):
+    given, render = [], report.render
+    monkeypatch.setattr(report, "render", lambda page: given.append(page) or render(page))
+    root = make_run(tmp_path / "run", conditions={"class": ["a", "b"]})
+    make_report(root)
+    (outside,) = (json.dumps(page) for page in given if not page["inside"])
+    real = Cohort.read(root / "prepare/cohort.jsonl")
+    assert not any(base64.b64encode(figures.png(report._grey(real, case))).decode() in outside for case in real)
+    assert not any(case.id in outside for case in real)
+
+
+def test_a_shareable_page_that_quotes_a_patient_is_refused(passed):
+    story = read(passed)
+    report.refuse_people("<p>nothing of the kind</p>", story.real)
+    with pytest.raises(AssertionError, match="1 real cases"):
+        report.refuse_people(f"<p>see {story.real.cases[3].id}.</p>", story.real)
+
+
+def test_a_shareable_copy_of_an_earlier_pass_does_not_outlive_it(tmp_path):
+    root = make_run(tmp_path / "run")
+    assert (make_report(root) / "shareable.html").exists()
+    (root / "audit/findings.json").write_text(json.dumps(findings("fail", "strict")))
+    sign(root)
+    assert not (make_report(root) / "shareable.html").exists()
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path):
+    root = make_run(tmp_path / "run", conditions={"class": ["a", "b"]})
+    first = {path.name: path.read_bytes() for path in make_report(root).rglob("*.*") if path.is_file()}
+    second = {path.name: path.read_bytes() for path in make_report(root).rglob("*.*") if path.is_file()}
+    assert first == second
+    assert {"index.html", "shareable.html", "report.json", "training.png", "audit.png", "synthetic.png"} == set(first)
+
+
+@pytest.mark.parametrize("stage", ["prepare", "sample", "audit", "evaluate"])
+def test_a_missing_stage_is_named(tmp_path, stage):
+    root = make_run(tmp_path / "run")
+    (root / stage / "receipt.json").unlink()
+    with pytest.raises(MedsynthError, match=f"medsynth {stage}"):
+        read(root)
+
+
+def test_evidence_that_was_changed_afterwards_is_refused(tmp_path):
+    root = make_run(tmp_path / "run", verdict="fail")
+    (root / "audit/findings.json").write_text(json.dumps(findings("pass", "strict")))
+    with pytest.raises(MedsynthError, match="was changed"):
+        read(root)
+
+
+def test_a_cohort_from_elsewhere_has_a_report_without_training(tmp_path):
+    root = make_run(tmp_path / "run")
+    (root / "train/history.jsonl").unlink()
+    (root / "train/receipt.json").unlink()
+    make_report(root)
+    assert "No training belongs to this run" in page_of(root).text
+
+
+def test_a_volume_shows_three_planes_and_a_report_of_volumes_says_so(tmp_path):
+    root = make_run(tmp_path / "run", shape=(12, 10, 8))
+    make_report(root)
+    assert "axial, coronal, sagittal" in page_of(root).text
+
+
+def test_a_ratio_is_given_only_to_a_floor_that_is_above_zero(passed):
+    ratio = {row["name"]: row["ratio"] for row in facts_of(read(passed), 0)["scores"]}
+    assert ratio["frechet"] == 2
+    assert ratio["kid"] is None
+    assert ratio["precision"] is None
+
+
+@pytest.mark.parametrize(
+    ("best", "value", "as_good"),
+    [
+        ("low", 0.9, True),
+        ("low", 5.0, False),
+        ("high", 5.0, True),
+        ("high", 0.1, False),
+        ("anchor", 1.0, True),
+        ("anchor", 5.0, False),
+        ("anchor", 0.1, False),
+    ],
+)
+def test_a_score_is_judged_in_its_good_direction(best, value, as_good):
+    row = _score(score("x", value=value, interval=[value - 0.05, value + 0.05], anchor=1.0, anchor_interval=[0.9, 1.1], best=best))
+    assert row["as_good"] is as_good
+
+
+@pytest.mark.parametrize(
+    ("value", "best", "as_good"), [(1.05, "low", False), (0.95, "low", True), (0.95, "high", False), (1.05, "high", True)]
+)
+def test_a_permutation_test_shows_a_difference_where_intervals_overlap(value, best, as_good):
+    row = score("x", value=value, interval=[0.5, 1.5], anchor=1.0, anchor_interval=[0.5, 1.5], best=best, p=0.01)
+    assert _score(row)["as_good"] is as_good
+    assert _score({**row, "p": 0.3})["as_good"] is True

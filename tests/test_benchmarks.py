@@ -1,0 +1,74 @@
+"""Every benchmark, tiny: it runs, and what it compares is the same work. How long anything takes is nobody's failure."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+import benchmarks
+from benchmarks import gpu
+from benchmarks.__main__ import LATEST, README
+from benchmarks.sampling_quality import dpmpp, error
+from benchmarks.table import RESULTS, Table, write
+from benchmarks.timing import Variant, against, alternated
+from medsynth.diffusion.process import EDM
+
+
+@pytest.mark.parametrize("name", benchmarks.BENCHMARKS)
+def test_a_benchmark_runs_and_fills_its_table(name):
+    for table in benchmarks.measure(name, tiny=True):
+        assert table.rows
+        assert all(list(row) == list(table.rows[0]) for row in table.rows)
+        numbers = [value for row in table.rows for value in row.values() if not isinstance(value, str)]
+        assert all(math.isfinite(number) and number >= 0 for number in numbers)
+        assert table.markdown().count("\n|") == len(table.rows) + 2
+
+
+def test_ratios_are_taken_within_rounds():
+    """A slow round falls on both sides and leaves their ratio alone."""
+    found = {"peer": [(2.0, 9.0), (20.0, 9.0), (2.0, 9.0)], "mine": [(1.0, 3.0), (10.0, 3.0), (0.5, 3.0)]}
+    rows = {row["variant"]: row for row in against(found, "peer")}
+    assert [rows["mine"][name] for name in ("CPU s", "times the peer", "lowest", "highest")] == [1.0, 2.0, 2.0, 4.0]
+    assert rows["peer"]["times the peer"] == 1.0
+
+
+def test_variants_take_turns_forwards_and_backwards_after_one_uncounted_call():
+    calls: list[str] = []
+    variants = [Variant(name=name, make=lambda name=name: partial(calls.append, name)) for name in "abc"]
+    found = alternated(variants, 3)
+    assert "".join(calls) == "abc" + "abc" + "cba" + "abc"
+    assert {len(seconds) for seconds in found.values()} == {3}
+
+
+def test_the_error_of_an_exact_sampler_vanishes():
+    """From ever higher to ever lower levels, in ever more evaluations: the figure measures the sampler and nothing else."""
+    assert error(dpmpp(400, EDM(sigma_min=1e-4, sigma_max=1e4))) < 1e-3
+
+
+def test_a_result_is_named_by_day_and_hardware_and_says_what_its_table_says(tmp_path):
+    table = Table(title="A title", note="A note.", rows=[{"variant": "x", "CPU s": 1234.5}, {"variant": "y", "CPU s": 0.00123}])
+    path = write([table], hardware="Some CPU (R) 9", conditions={"Compute threads": "1"}, folder=tmp_path)
+    assert path.name.endswith("-some-cpu-r-9.md")
+    assert path.with_suffix(".json").is_file()
+    assert "| x | 1234 |\n| y | 0.0012 |" in path.read_text()
+
+
+def test_the_readme_holds_the_newest_result():
+    newest = max(RESULTS.glob("*.md"))
+    assert README.read_text().partition(LATEST)[2].strip() == newest.read_text().strip()
+
+
+def test_without_a_gpu_its_benchmark_says_so_and_ends_well(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 0
+    assert "needs CUDA" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("experiment", "size"), [("hippocampus, 1 mm", "[12,12,12]"), ("chest_xray", "[12,12]")])
+def test_the_gpu_benchmark_runs_tiny_on_a_cpu(experiment, size, monkeypatch):
+    monkeypatch.setattr(gpu, "PEER_STEPS", 2)
+    overrides = [f"data.size={size}", "fit.global_batch=2", "sampling.batch=2", "sampling.steps=2"]
+    training, sampling = gpu.measure(experiment, torch.device("cpu"), overrides, rounds=1, window=0.0)
+    assert len(training.rows) == 4
+    assert len(sampling.rows) == 2
