@@ -23,6 +23,7 @@ VERBS = {
     "report": "write report/index.html",
     "release": "write release/ if every verdict allows it; else say why not and exit with 3",
 }
+TOOLS: dict[str, str] = {}
 SETTINGS = {
     "run": ("run.name", "run.seed", "paths.runs", "paths.key", "tracking.uri"),
     "prepare": (
@@ -81,7 +82,9 @@ def _help() -> str:
         "usage: medsynth VERB [setting=value ...]",
         "",
     ]
-    lines += ["verbs:", *(f"  {verb:<10}{text}" for verb, text in VERBS.items()), "", "experiments (experiment=NAME):"]
+    lines += ["verbs:", *(f"  {verb:<10}{text}" for verb, text in VERBS.items()), ""]
+    lines += ["tools (medsynth TOOL PATH [setting=value ...]):", *(f"  {tool:<12}{text}" for tool, text in TOOLS.items()), ""]
+    lines += ["experiments (experiment=NAME):"]
     for name, text in experiments:
         about = next((line.lstrip("# ").strip() for line in text if line.startswith("#") and "@package" not in line), "")
         lines.append(f"  {name:<18}{about}")
@@ -137,15 +140,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     verb, *overrides = arguments
-    if verb not in VERBS:
+    if verb not in VERBS and verb not in TOOLS:
         from difflib import get_close_matches
 
-        close = get_close_matches(verb, VERBS, n=1)
-        print(
-            f"medsynth: there is no verb {verb!r}.{f' Did you mean {close[0]}?' if close else ''} Known: {', '.join(VERBS)}.",
-            file=sys.stderr,
-        )
+        close, known = get_close_matches(verb, [*VERBS, *TOOLS], n=1), ", ".join([*VERBS, *TOOLS])
+        print(f"medsynth: there is no verb {verb!r}.{f' Did you mean {close[0]}?' if close else ''} Known: {known}.", file=sys.stderr)
         return 2
+    if verb in TOOLS:
+        from medsynth import tools
+
+        if any(flag in overrides for flag in ("-h", "--help")):
+            print("\n".join([f"medsynth {verb}: {TOOLS[verb]}", "", *tools.describe(verb)]))
+            return 0
+        return _guarded(verb, lambda: tools.perform(verb, overrides))
     if any(flag in overrides for flag in ("-h", "--help")):
         print(_verb_help(verb))
         return 0
@@ -160,29 +167,36 @@ def guarded(verb: str, overrides: Sequence[str]) -> int:
     """Compose, check and perform; turn what the user can mend into one message on standard error. Returns the exit code."""
     from medsynth.config import compose
 
-    return _guarded(verb, lambda: compose(overrides))
+    return _guarded(verb, lambda: _perform(verb, compose(overrides)))
 
 
 def guarded_job(verb: str, cfg: "DictConfig") -> None:
     """The same for settings that Hydra has composed."""
     from medsynth.config import check
 
-    code = _guarded(verb, lambda: check(cfg) or cfg)
+    def checked() -> None:
+        check(cfg)
+        _perform(verb, cfg)
+
+    code = _guarded(verb, checked)
     if code:
         raise SystemExit(code)
 
 
-def _guarded(verb: str, settings: "Callable[[], DictConfig]") -> int:
+def _perform(verb: str, cfg: "DictConfig") -> None:
+    from medsynth.stages import perform
+
+    perform(verb, cfg)
+
+
+def _guarded(verb: str, work: Callable[[], None]) -> int:
     from concurrent.futures import BrokenExecutor
 
     from medsynth.errors import MedsynthError
 
     quiet()
     try:
-        cfg = settings()
-        from medsynth.stages import perform
-
-        perform(verb, cfg)
+        work()
         return 0
     except MedsynthError as error:
         print(f"medsynth {verb}: {error}", file=sys.stderr)

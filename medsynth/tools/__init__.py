@@ -1,0 +1,55 @@
+"""Verbs beside the stages: they look at a folder, or move one, and know of no run.
+
+Each is a module with a dataclass ``Settings`` and ``run(settings)``. The command line is ``medsynth VERB PATH setting=value ...``: PATH is
+the first field, every further argument names its own. A field's ``metadata["help"]`` is its line in ``medsynth VERB --help``.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from medsynth.errors import SettingsError
+
+
+def perform(verb: str, arguments: Sequence[str]) -> None:
+    """Read the arguments and do the work. Raises SettingsError for mistakes on the command line, all at once."""
+    module = importlib.import_module(f"medsynth.tools.{verb}")
+    module.run(parse(module.Settings, arguments))
+
+
+def parse(kind: type, arguments: Sequence[str]) -> Any:
+    """``arguments`` as an instance of the dataclass ``kind``, types checked: ``["/data", "json=a.json"]``."""
+    names = [field.name for field in fields(kind)]
+    mistakes, settings = [], OmegaConf.structured(kind)
+    for place, argument in enumerate(arguments):
+        name, given, value = argument.partition("=")
+        if place == 0 and (not given or name not in names):
+            name, value = names[0], argument  # a path may hold "="
+        if name not in names:
+            close = get_close_matches(name, names, n=1, cutoff=0.5)
+            mistakes.append(f"{argument}: there is no setting of that name.{f' Did you mean {close[0]}?' if close else ''}")
+            continue
+        try:
+            settings.merge_with(OmegaConf.from_dotlist([f"{name}={value}"]) if place or given else OmegaConf.create({name: value}))
+        except OmegaConfBaseException as error:
+            mistakes.append(f"{argument}: {str(error).splitlines()[0]}")
+    mistakes += [f"{name}: a value is missing; give {name}=..." for name in sorted(OmegaConf.missing_keys(settings)) if name in names]
+    if mistakes:
+        raise SettingsError("\n".join(mistakes))
+    return OmegaConf.to_object(settings)
+
+
+def describe(verb: str) -> list[str]:
+    """The lines of ``medsynth VERB --help`` about its settings."""
+    first, *rest = fields(importlib.import_module(f"medsynth.tools.{verb}").Settings)
+    lines = [f"usage: medsynth {verb} {first.name.upper()} [setting=value ...]", "", f"  {first.name.upper():<28}{first.metadata['help']}"]
+    for field in rest:
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        shown = f"{field.name}={'' if default is MISSING or default == '???' else default}"
+        lines.append(f"  {shown:<28}{field.metadata['help']}")
+    return lines

@@ -1,0 +1,29 @@
+from dataclasses import dataclass, field
+
+import pytest
+
+from medsynth.errors import SettingsError
+from medsynth.tools import parse
+
+
+@dataclass
+class Settings:
+    path: str
+    json: str = ""
+    limit: int = 3
+    names: list[str] = field(default_factory=list)
+
+
+def test_the_first_argument_is_the_path_even_if_it_holds_an_equals_sign():
+    found = parse(Settings, ["/data/a=b", "json=out.json", "limit=5", "names=[x,y]"])
+    assert found == Settings(path="/data/a=b", json="out.json", limit=5, names=["x", "y"])
+    assert parse(Settings, ["path=/data"]).path == "/data"
+
+
+def test_all_mistakes_are_named_at_once_with_the_nearest_name():
+    with pytest.raises(SettingsError) as error:
+        parse(Settings, ["/data", "jsn=a", "limit=many"])
+    assert "Did you mean json?" in str(error.value)
+    assert "limit=many" in str(error.value)
+    with pytest.raises(SettingsError, match="path: a value is missing"):
+        parse(Settings, [])
