@@ -14,7 +14,7 @@ LINT = "from importlinter.cli import lint_imports_command; lint_imports_command(
 DOORS = {
     "mlflow": {"tracking.py"},
     "torch.distributed": {"distributed.py"},
-    "omegaconf": {"config.py", "cli.py", "worker.py", "stages/", "pipelines/"},
+    "omegaconf": {"config.py", "cli.py", "worker.py", "stages/", "tools/", "pipelines/"},
     "hydra": {"config.py", "pipelines/"},
     "torchvision": set(),
     "requests": set(),
