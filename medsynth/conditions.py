@@ -3,6 +3,7 @@
 A schema is found once, on the training split, and travels in the cohort's header, so that sampling and auditing never guess it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -72,5 +73,8 @@ def _attribute(name: str, found: list[Value]) -> Attribute:
     if not found:
         raise SettingsError(f"data.conditions names {name!r}, but no training case has it. Remove it, or give the source its attributes.")
     if all(isinstance(value, int | float) for value in found):
-        return Attribute(name=name, low=float(min(found)), high=float(max(found)))
+        low, high = float(min(found)), float(max(found))
+        # outward to round numbers: the schema leaves with the model, and the oldest patient's age is that patient's
+        step = 10.0 ** math.floor(math.log10(high - low)) if high > low else 1.0
+        return Attribute(name=name, low=math.floor(low / step) * step, high=math.ceil(high / step) * step)
     return Attribute(name=name, values=tuple(sorted({str(value) for value in found})))

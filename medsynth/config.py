@@ -82,7 +82,7 @@ class FitSettings:
 @dataclass
 class SamplingSettings:
     cases: int = 200
-    steps: int = 20
+    steps: int = 30
     batch: int = 16
     seed: int | None = None  # none: run.seed
     processes: int = 1

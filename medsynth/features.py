@@ -180,7 +180,7 @@ def _shape(values: np.ndarray) -> tuple[float, float]:
 def _checked(images: np.ndarray) -> np.ndarray:
     right = images.ndim in (4, 5) and images.shape[1] == 1
     assert right, f"images are (case, 1, *space), not {images.shape}"
-    return np.ascontiguousarray(images, dtype=np.float32)
+    return np.require(images, np.float32, ["C", "W"])  # a memory map is read-only, which torch warns of
 
 
 def identity(extractor: Extractor) -> str:

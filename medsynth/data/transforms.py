@@ -58,7 +58,8 @@ def placed(
         plans.append((axis, count, wanted, first, ratio))
         affine[:3, 3] += geometry.affine[:3, axis] * first
         affine[:3, axis] *= ratio
-    for plan in sorted(plans, key=lambda plan: plan[2] / plan[1]):  # what shrinks most goes first: less to do for the others
+    # what shrinks most goes first: less to do for the others; of equals the axis whose neighbours lie farthest apart in memory
+    for plan in sorted(plans, key=lambda plan: (plan[2] / plan[1], -abs(array.strides[plan[0]]))):
         array = _along_axis(array, *plan, lowest)
         mask = None if mask is None else _nearest(mask, *plan)
     return np.ascontiguousarray(array), None if mask is None else np.ascontiguousarray(mask), affine
@@ -176,12 +177,14 @@ def _along_axis(array: np.ndarray, axis: int, count: int, wanted: int, first: fl
     """One axis at positions ``first + ratio * k`` for k below ``wanted``; ``lowest`` where these lie outside the image."""
     if ratio == 1.0 and first == round(first):
         return _copied(array, axis, count, wanted, int(first), lowest)
-    moved = np.moveaxis(array, axis, 0)
+    # the other axes in the order in which they lie in memory: NIfTI's first axis runs fastest, DICOM's as it was turned
+    order = [axis, *sorted((other for other in range(3) if other != axis), key=lambda other: -abs(array.strides[other]))]
+    moved = array.transpose(order)
     flat = np.ascontiguousarray(moved, np.float32).reshape(count, -1)
     result = (_weights(count, wanted, first, ratio) @ flat).reshape(wanted, *moved.shape[1:])
     positions = first + ratio * np.arange(wanted)
     result[(positions < -0.5) | (positions > count - 0.5)] = lowest
-    return np.moveaxis(result, 0, axis)
+    return result.transpose(np.argsort(order))
 
 
 def _weights(count: int, wanted: int, first: float, ratio: float) -> csr_array:

@@ -69,7 +69,7 @@ class UniformFlow:
 
 def _uniform(first: float, last: float, n: int) -> Tensor:
     if n < 1:
-        raise SettingsError(f"sampling.steps={n} leaves nothing to do. Take at least 1; the default is 20.")
+        raise SettingsError(f"sampling.steps={n} leaves nothing to do. Take at least 1; the default is 30.")
     return torch.linspace(first, last, n, dtype=torch.float64)
 
 

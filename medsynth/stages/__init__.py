@@ -8,7 +8,6 @@ its fingerprint.
 import importlib
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from medsynth import config
+from medsynth import config, distributed
 from medsynth.config import Settings
 from medsynth.errors import MedsynthError
 from medsynth.receipt import RECEIPT, Receipt, locked, run_once
@@ -96,7 +95,7 @@ class Run:
 def perform(verb: str, cfg: DictConfig) -> Path:
     """Do one stage, or nothing if it is done already; returns its folder. ``run`` does all of them in order."""
     root = Path(cfg.paths.runs).expanduser() / cfg.run.name
-    if _rank() > 0:
+    if distributed.rank() > 0:
         return _perform(verb, cfg, root)
     with locked(root):
         if verb != "run":
@@ -115,7 +114,7 @@ def _perform(verb: str, cfg: DictConfig, root: Path) -> Path:
         inputs={need: _receipt(root, need).made for need in stage.needs},
         outputs={},
     )
-    leads = _rank() == 0
+    leads = distributed.rank() == 0
     tracker: Tracker | None = None
 
     def work(folder: Path) -> None:
@@ -181,7 +180,7 @@ class _Silent(Tracker):
 
 def rank_tracker(cfg: DictConfig, root: Path, verb: str) -> Tracker:
     """The tracker of this process: only the first one records."""
-    if _rank() > 0:
+    if distributed.rank() > 0:
         return _Silent()
     tracker = Tracker(
         uri=tracking_uri(cfg.tracking.uri, Path(cfg.paths.runs).expanduser()),
@@ -207,15 +206,10 @@ def _write_resolved(cfg: DictConfig, path: Path) -> Path:
     return path
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
-
-
 def _launcher(cfg: DictConfig, verb: str, resolved: Path) -> list[str] | None:
     """The torchrun command that shares a stage among several devices, unless torchrun or srun has started us already."""
     devices = OmegaConf.select(cfg, "trainer.devices")
-    launched = "RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    if launched or verb != "train" or not isinstance(devices, int) or devices < 2:
+    if distributed.launcher() or verb != "train" or not isinstance(devices, int) or devices < 2:
         return None
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}", "--max-restarts=3"]
     return [*run, "-m", "medsynth.worker", verb, str(resolved)]

@@ -251,7 +251,7 @@ def _conditions(story: Story) -> list[dict[str, Any]]:
                 {"value": f"{low:.4g} to {high:.4g}", "real": a, "synthetic": b}
                 for (low, high), a, b in zip(pairwise(edges), *quarters, strict=True)
             ]
-        tables.append({"name": attribute.name, "continuous": not attribute.values, "rows": rows})
+        tables.append({"name": attribute.name, "rows": rows})
     return tables
 
 

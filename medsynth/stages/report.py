@@ -203,7 +203,7 @@ def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
 
 
 def _without_people(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the facts differs in the shareable copy: no case's id, no real person's extreme value, no count of few people."""
+    """What of the facts differs in the shareable copy: no case's id, no count of few people."""
     findings = [
         {**f, "details": {}, "numbers": [row for row in f["numbers"] if not row[0].startswith(("subjects", "cases"))]}
         for f in facts["findings"]
@@ -217,7 +217,6 @@ def _without_people(facts: Mapping[str, Any]) -> dict[str, Any]:
             ],
         }
         for table in facts["conditions"]
-        if not table["continuous"]  # its ends are the youngest and the oldest of the training set, or the like
     ]
     return {"findings": findings, "conditions": conditions}
 

@@ -26,7 +26,7 @@ def precision_for(setting: str, device: torch.device, coarsest: Sequence[int] = 
     """``auto`` is bf16 where the hardware computes in it (twice as fast, measured on a CPU with AVX512-BF16), else fp32.
 
     ``coarsest`` is the shape of the network's smallest level, if it is to be trained. On a CPU volumes below 3 voxels there need fp32:
-    oneDNN's bf16 weight gradient of a 3-D convolution holds NaN for them after a few steps (torch 2.13.0; 2x2x2, not 3x3x3 or 2x2).
+    oneDNN's bf16 weight gradient of a 3-D convolution is wrong where the first axis has 2 voxels (torch 2.13.0), and ends in NaN.
     """
     if setting != "auto":
         return "bf16" if setting == "bf16" else "fp32"
