@@ -134,16 +134,17 @@ def _unpacked(path: Path, limit: int, whole: bool = False) -> bytes:
     if not path.name.lower().endswith(".gz"):
         with path.open("rb") as file:
             return file.read(limit)
-    pieces, left = [], limit
+    pieces, left, behind = [], limit, 0
     with path.open("rb") as file:
         unpack = zlib.decompressobj(wbits=31)
         packed = file.read(1 << 12 if limit < 1 << 12 else 1 << 20)
         while packed:
-            piece = unpack.decompress(packed, max(left, 1))
+            piece = unpack.decompress(packed, left or 1 << 16)
             pieces.append(piece[:left])
             left -= len(pieces[-1])
-            if left == 0 and (not whole or len(piece) > len(pieces[-1])):
-                break  # more follows than the header declares: harmless, and its checksum lies behind it
+            behind += len(piece) - len(pieces[-1])
+            if left == 0 and (not whole or behind > MAX_OFFSET):
+                break  # so much more than the header declares is not unpacked for the checksum behind it
             if unpack.eof:  # a file may be several packed members, one after the other
                 packed = unpack.unused_data or file.read(1 << 20)
                 unpack = zlib.decompressobj(wbits=31)

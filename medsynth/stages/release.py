@@ -103,7 +103,7 @@ def objections_to(run: Run) -> list[Objection]:
         return broken
     try:
         findings = json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8"))
-        return [*_about_others(run, findings), *_verdicts(run, findings)]
+        return [*_page_changed(run), *_about_others(run, findings), *_verdicts(run, findings)]
     except (ValueError, KeyError, TypeError, AttributeError):
         return [Objection("unreadable-findings", "audit/findings.json is not what the audit writes. Run 'medsynth audit' again.")]
 
@@ -120,6 +120,17 @@ def _changed(run: Run, receipts: Mapping[str, Receipt]) -> Iterable[Objection]:
                 yield Objection(
                     "tampered", f"{stage}/{name} is not what '{stage}' wrote. Delete the folder {stage} and run 'medsynth {stage}'."
                 )
+
+
+def _page_changed(run: Run) -> Iterable[Objection]:
+    path = run.folder("report") / "shareable.html"
+    if (expected := _page_sha256(run)) and (not path.is_file() or sha256_of(path) != expected):
+        yield Objection("tampered", f"report/{path.name} is not what 'report' wrote. Delete the folder report and run 'medsynth report'.")
+
+
+def _page_sha256(run: Run) -> str | None:
+    """Of the page that the report made to leave, which there is where the audit passed: no output of the stage, but one of it names it."""
+    return json.loads((run.folder("report") / "report.json").read_text(encoding="utf-8")).get("shareable_sha256")
 
 
 def _unrelated(receipts: Mapping[str, Receipt]) -> Iterable[Objection]:
@@ -205,9 +216,8 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         objections=[str(objection) for objection in objections],
     )
     (folder / "datasheet.md").write_text(text, encoding="utf-8")
-    shareable = run.folder("report") / "shareable.html"
-    if shareable.is_file():  # where the audit passed
-        shutil.copyfile(shareable, folder / "report.html")
+    if _page_sha256(run):
+        shutil.copyfile(run.folder("report") / "shareable.html", folder / "report.html")
     return written
 
 
@@ -216,10 +226,12 @@ def _check_case(cohort: Cohort, case: Case) -> None:
         raise MedsynthError(
             "A case's id is not made of up to 48 letters, digits, '.', '_' and '-', and so cannot name a file or a patient."
         )
-    if sha256_of(cohort.folder / case.path) != case.sha256:
-        raise Refused(
-            f"The release is refused:\n  tampered: the image of {case.id} is not the one that the audit saw. Run 'medsynth sample' again."
-        )
+    for what, path, sha256 in (("image", case.path, case.sha256), ("mask", case.mask, case.mask_sha256)):
+        if path is not None and sha256_of(cohort.folder / path) != sha256:
+            raise Refused(
+                f"The release is refused:\n  tampered: the {what} of {case.id} is not the one that was drawn. Delete the folder sample and "
+                "run 'medsynth run' again."
+            )
 
 
 def _write_case(cohort: Cohort, case: Case, folder: Path, made_by: dicom.Provenance, formats: Sequence[str], body_part: str) -> list[Path]:

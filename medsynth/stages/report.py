@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from medsynth.cohort import Case, Cohort
+from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.rng import generator_for
 from medsynth.stages import Run, figures
 from medsynth.stages.facts import Story, facts_of, read
@@ -41,14 +41,17 @@ def work(run: Run, folder: Path) -> None:
         _write(folder / "figures" / f"{name}.png", png)
         # Curves are sums over cases and pictures are of synthetic cases alone: no real image ever gets here.
         run.tracker.figure(name, folder / "figures" / f"{name}.png", synthetic=True)
-    (folder / "shareable.html").unlink(missing_ok=True)
+    shareable = folder / "shareable.html"
+    shareable.unlink(missing_ok=True)
     if story.verdict == "pass":
         outside = {name: page[name] for name in page if name != "previews"} | _without_people(facts)
         html = render({**outside, "inside": False, "pictures": _synthetic_only(pictures), "pairs": [], "previews": []})
         refuse_people(html, story.real)
-        _write(folder / "shareable.html", html.encode())
-        run.tracker.artifact(folder / "shareable.html", "report")
-    _write(folder / "report.json", (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+        _write(shareable, html.encode())
+        run.tracker.artifact(shareable, "report")
+    # The receipt binds report.json, and that binds the page that is there after a pass alone.
+    content = {**facts, "shareable_sha256": sha256_of(shareable) if shareable.exists() else None}
+    _write(folder / "report.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
     previews = [{"name": path.stem, "uri": _uri(path.read_bytes())} for path in _evenly(story.previews, PREVIEWS)]
     html = render({**page, "inside": True, "pictures": pictures, "pairs": pairs_of(story), "previews": previews})
     _write(folder / "index.html", html.encode())

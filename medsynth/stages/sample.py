@@ -146,7 +146,7 @@ def plan(real: Cohort, *, cases: int, per_condition: Mapping[str, int], seed: in
         wanted = [_wanted(text, attributes) for text, count in per_condition.items() for _ in range(count)]
     plans = []
     for number, given in enumerate(wanted, start=1):
-        identity = f"synthetic-{number:06d}"
+        identity = f"synthetic{number:06d}"  # one word: a bare 000001 is a patient's id in some archive
         generator = generator_for(seed, "condition", identity)
         like = [c for c in training if all(c.get(a.name) == given[a.name] for a in attributes if a.values and a.name in given)] or training
         drawn = like[generator.integers(len(like))]
@@ -241,6 +241,7 @@ def _case(volumes: Path, each: Plan, header: Header) -> Case:
         scale=header.scale,
         condition=each.condition,
         mask=f"volumes/{mask[0].name}" if mask else None,
+        mask_sha256=sha256_of(mask[0]) if mask else None,
         seed=each.seed,
     )
 

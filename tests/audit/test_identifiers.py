@@ -22,7 +22,7 @@ def evidence(tmp_path: Path) -> Evidence:
     write_identifiers(hashes, KEY, [NAME, NUMBER, UID])
     leaving = tmp_path / "sample"
     leaving.mkdir()
-    (leaving / "cohort.jsonl").write_text(json.dumps({"id": "synthetic-000001", "path": "volumes/synthetic-000001.nii.gz"}) + "\n")
+    (leaving / "cohort.jsonl").write_text(json.dumps({"id": "synthetic000001", "path": "volumes/synthetic000001.nii.gz"}) + "\n")
     small = make_evidence(tmp_path / "cohorts", shape=(8, 8), n_train=2, n_holdout=2, n_synthetic=1)
     return replace(small, folders=(leaving,), identifiers=hashes, key=KEY)
 

@@ -235,3 +235,16 @@ def test_free_text_of_a_header_is_reported_for_the_search_for_identifiers(image)
 def test_no_header_text_reaches_a_packed_stream(tmp_path):
     write(tmp_path / "a.nii.gz", np.zeros((4, 4, 4)), AFFINE, integer=True)
     assert zlib.decompress((tmp_path / "a.nii.gz").read_bytes(), 31)[148:228] == bytes(80)
+
+
+def test_damage_that_makes_a_packed_file_longer_is_found(tmp_path):
+    path = tmp_path / "image.nii.gz"
+    write(path, np.zeros((4, 5, 6)), np.eye(4), True)
+    content = gzip.decompress(path.read_bytes())
+    longer = gzip.compress(content + bytes(9))
+    path.write_bytes(longer)
+    read(path)
+    path.write_bytes(longer[:-8] + bytes(4) + longer[-4:])
+    with pytest.raises(UnreadableImage) as caught:
+        read(path)
+    assert caught.value.code == "damaged"

@@ -44,7 +44,7 @@ class Lab:
         self.settings.audit.level = "standard"
         self.sent: list[tuple] = []
         self.findings = [finding("memorization"), finding("identifiers"), finding("burned_in", "inconclusive", required=False)]
-        self.level, self.verdict, self.report = "standard", "pass", True
+        self.level, self.verdict, self.page = "standard", "pass", "<p>the shareable page</p>"
         self.digests: dict[str, str] = {}
         self.terms = "research only"
 
@@ -69,9 +69,9 @@ class Lab:
         groups = [{**scores, "group": "class=a", "n_real": 3}, {**scores, "group": "class=b", "n_real": 30}]
         self.text("evaluate/metrics.json", json.dumps({"scores": [scores], "groups": groups}))
         self.text("report/index.html", f"<p>inside: {CANARIES[0]}</p>")
-        self.text("report/report.json", "{}")
-        if self.report:
-            self.text("report/shareable.html", "<p>the shareable page</p>")
+        if self.page:
+            self.text("report/shareable.html", self.page)
+        self.text("report/report.json", json.dumps({"shareable_sha256": sha256_of(self.page.encode()) if self.page else None}))
         for stage in release.EVIDENCE:
             self.receipt(stage)
         return self
@@ -91,6 +91,7 @@ class Lab:
                 split="synthetic",
                 path=f"volumes/{image.name}",
                 mask=f"volumes/{mask.name}",
+                mask_sha256=sha256_of(mask),
                 sha256=sha256_of(image),
                 shape=(8, 8, 3),
                 spacing=(1.0, 1.5, 2.0),
@@ -333,10 +334,23 @@ def test_a_receipt_that_names_no_outputs_proves_nothing(lab: Lab) -> None:
     lab.refused("tampered")
 
 
-def test_an_image_that_was_changed_after_sampling_shuts_the_door(lab: Lab) -> None:
-    path = lab.build().root / "sample" / "volumes" / "syn-bb11.nii.gz"
+@pytest.mark.parametrize("name", ["syn-bb11.nii.gz", "syn-bb11-mask.nii.gz"])
+def test_an_image_or_mask_that_was_changed_after_sampling_shuts_the_door(lab: Lab, name: str) -> None:
+    path = lab.build().root / "sample" / "volumes" / name
     path.write_bytes(path.read_bytes() + b"\0")
     assert "syn-bb11" in lab.refused("tampered")
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_text("<p>another page</p>")])
+def test_a_shareable_page_that_was_changed_after_the_report_shuts_the_door(lab: Lab, change: Callable[[Path], object]) -> None:
+    change(lab.build().root / "report" / "shareable.html")
+    assert "shareable.html" in lab.refused("tampered")
+
+
+def test_a_page_that_the_report_did_not_make_does_not_leave(lab: Lab) -> None:
+    lab.page = ""
+    lab.build().text("report/shareable.html", "<p>planted</p>")
+    assert not (lab.release() / "report.html").exists()
 
 
 def test_findings_that_are_no_findings_shut_the_door(lab: Lab) -> None:
@@ -366,7 +380,7 @@ def test_all_reasons_are_named_at_once(lab: Lab) -> None:
 
 def test_a_written_reason_lets_it_go_and_stands_at_the_top(lab: Lab) -> None:
     failing(lab)
-    lab.report = False
+    lab.page = ""
     lab.settings.release.override = "Ethics board 12/3: a phantom, no patient behind it"
     folder = lab.build().release()
     text = (folder / "datasheet.md").read_text()
@@ -431,13 +445,14 @@ def test_an_identifier_in_the_staged_bytes_shuts_the_door_whatever_is_written(la
 
 
 def test_an_identifier_in_the_shareable_report_shuts_the_door(lab: Lab) -> None:
-    lab.build().text("report/shareable.html", f"<p>{CANARIES[1]}</p>")
+    lab.page = f"<p>{CANARIES[1]}</p>"
+    lab.build()
     assert "report.html" in lab.refused("identifier")
 
 
 def test_a_real_cases_pseudonym_in_the_shareable_report_shuts_the_door(lab: Lab) -> None:
-    lab.build().text("report/shareable.html", "<td>nearest: train-000002.</td>")
-    lab.refused("real-case")
+    lab.page = "<td>nearest: train-000002.</td>"
+    lab.build().refused("real-case")
 
 
 def test_a_case_cannot_choose_where_it_is_written(lab: Lab) -> None:

@@ -468,3 +468,10 @@ def test_a_permutation_test_shows_a_difference_where_intervals_overlap(value, be
     row = score("x", value=value, interval=[0.5, 1.5], anchor=1.0, anchor_interval=[0.5, 1.5], best=best, p=0.01)
     assert _score(row)["as_good"] is as_good
     assert _score({**row, "p": 0.3})["as_good"] is True
+
+
+def test_the_page_that_may_leave_is_named_by_its_hash_in_what_the_receipt_binds(passed, tmp_path):
+    kept = json.loads((passed / "report/report.json").read_text())
+    assert kept["shareable_sha256"] == sha256_of(passed / "report/shareable.html")
+    failed = make_report(make_run(tmp_path / "run", verdict="fail"))
+    assert json.loads((failed / "report.json").read_text())["shareable_sha256"] is None

@@ -131,13 +131,13 @@ def test_a_killed_run_continues_with_no_gap_and_no_duplicate(flat, tmp_path):
 def test_a_damaged_case_is_drawn_again(flat, tmp_path):
     folder = drawn(flat, tmp_path / "sample")
     expected = content(folder)
-    victim = folder / "volumes/synthetic-000003.nii.gz"
+    victim = folder / "volumes/synthetic000003.nii.gz"
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 8
     victim.write_bytes(data)
-    (folder / "volumes/synthetic-000005.nii.gz").write_bytes(b"")
-    nifti.write(folder / "volumes/synthetic-000007.nii.gz", np.zeros((17, 15)), np.eye(4), True)  # on another grid
-    nifti.write(folder / "volumes/synthetic-000008.nii.gz", np.zeros((9, 9)), np.diag([2.0, 2, 2, 1]), True)
+    (folder / "volumes/synthetic000005.nii.gz").write_bytes(b"")
+    nifti.write(folder / "volumes/synthetic000007.nii.gz", np.zeros((17, 15)), np.eye(4), True)  # on another grid
+    nifti.write(folder / "volumes/synthetic000008.nii.gz", np.zeros((9, 9)), np.diag([2.0, 2, 2, 1]), True)
     assert content(drawn(flat, folder)) == expected
 
 
@@ -175,7 +175,7 @@ def test_a_label_map_takes_the_largest_positive_channel():
 def test_a_sampler_that_breaks_writes_no_case(flat, tmp_path):
     run = make_run(flat, sampling={"cases": 3})
     run.objects["sampler"] = lambda denoise, x, sigmas, noise=None: x * float("nan")
-    with pytest.raises(MedsynthError, match=r"synthetic-00000[123]: the sampler gave values that are not finite"):
+    with pytest.raises(MedsynthError, match=r"synthetic00000[123]: the sampler gave values that are not finite"):
         sample.work(run, tmp_path / "sample")
     assert not list((tmp_path / "sample").rglob("*.nii.gz"))
 
@@ -218,7 +218,7 @@ def test_counts_a_condition_are_kept_and_the_rest_is_drawn_to_fit(people):
     assert [each.condition["class"] for each in drawn] == ["b"] * 30 + ["a"] * 5
     assert all(each.condition["age"] > 45 for each in drawn[:30])
     assert {each.condition["age"] for each in drawn[30:]} == {33.0}
-    assert [each.id for each in drawn] == [f"synthetic-{k:06d}" for k in range(1, 36)]
+    assert [each.id for each in drawn] == [f"synthetic{k:06d}" for k in range(1, 36)]
 
 
 def test_another_seed_draws_other_cases(people):
