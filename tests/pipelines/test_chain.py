@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import medsynth
+from benchmarks.quality import tables_of
 from medsynth import cli
 from medsynth.cohort import Cohort
 from medsynth.errors import SettingsError, StageConflict
@@ -89,3 +90,9 @@ def test_a_function_raises_what_the_command_line_prints(chain: Chain):
         medsynth.sample(*chain.settings("sampling.cases=61"))
     with pytest.raises(SettingsError, match=r"sampling\.cases"):
         medsynth.sample("sampling.caes=61")
+
+
+def test_the_quality_benchmark_reads_a_finished_run(chain: Chain):
+    kid, anatomy = tables_of(chain.root)
+    assert [row["cohort"] for row in kid.rows] == ["synthetic", "blurred", "gaussian"]
+    assert [row["cohort"] for row in anatomy.rows] == ["training", "held out", "synthetic"]
