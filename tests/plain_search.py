@@ -1,6 +1,6 @@
 """A search for strings in a folder that trusts nothing: every byte of every file, its packed and encoded parts opened first.
 
-It is the oracle of the tests on identifiers, so it shares no line with `medsynth.io.deidentify`: it knows neither which files the project
+It is the oracle of the tests on identifiers, so it shares no line with `medsynth.io.search`: it knows neither which files the project
 writes nor what may stand in them. Letters count as equal in either case.
 """
 

@@ -1,6 +1,6 @@
 """Does anything that is to leave the building name a person? Names and bytes of files are searched for what prepare knows people by.
 
-Prepare keeps identifiers as keyed hashes only; the search (`medsynth.io.deidentify.find`) hashes what it reads and compares. A search that
+Prepare keeps identifiers as keyed hashes only; the search (`medsynth.io.search.find`) hashes what it reads and compares. A search that
 finds nothing proves nothing by itself, so each audit first plants an identifier of its own in files of every kind that leaves, and must
 find it in all.
 """
@@ -17,7 +17,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from medsynth.audit.finding import Evidence, Finding, Verdict
-from medsynth.io.deidentify import WEAK, find, write_identifiers
+from medsynth.io.identifiers import WEAK, write_identifiers
+from medsynth.io.search import find
 from medsynth.rng import seed_for
 
 LISTED = 50  # files named in the finding

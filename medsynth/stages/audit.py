@@ -16,7 +16,7 @@ from tqdm import tqdm
 from medsynth.audit.finding import Check, Evidence, Finding, Verdict
 from medsynth.audit.level import level_named
 from medsynth.cohort import Cohort
-from medsynth.io.deidentify import load_key
+from medsynth.io.pseudonyms import load_key
 from medsynth.rng import seed_for
 from medsynth.stages import Run
 from medsynth.stages.figures import mosaic, picture

@@ -29,7 +29,8 @@ from medsynth.data import transforms
 from medsynth.data.cache import Shard
 from medsynth.data.source import Item, Rejected, Scan, Source
 from medsynth.errors import MedsynthError, UnreadableImage
-from medsynth.io.deidentify import load_key, pseudonym, write_identifiers
+from medsynth.io.identifiers import write_identifiers
+from medsynth.io.pseudonyms import load_key, pseudonym
 from medsynth.receipt import discard
 from medsynth.rng import seed_for
 from medsynth.stages import Run

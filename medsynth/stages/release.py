@@ -23,7 +23,9 @@ from medsynth import __version__
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.errors import MedsynthError, Refused
 from medsynth.export import datasheet, dicom, nifti, segmentation
-from medsynth.io import deidentify
+from medsynth.io.identifiers import WEAK
+from medsynth.io.pseudonyms import load_key
+from medsynth.io.search import find
 from medsynth.receipt import RECEIPT, Receipt
 from medsynth.stages import STAGES, Run
 from medsynth.tracking import PRIVATE
@@ -307,10 +309,10 @@ def leaks_in(run: Run, folder: Path) -> list[Objection]:
     for name, path in _files(folder).items():
         if path.suffix in (".json", ".jsonl", ".tsv", ".md", ".html") and _mentions(path.read_text(encoding="utf-8"), people):
             found.append(Objection("real-case", f"{name} names a real case or subject by its pseudonym."))
-    hits = deidentify.find(run.folder("prepare") / "identifiers.json", deidentify.load_key(run.settings.paths.key), [folder])
+    hits = find(run.folder("prepare") / "identifiers.json", load_key(run.settings.paths.key), [folder])
     kinds: dict[str, set[str]] = {}
     for hit in hits:
-        if hit.kind not in deidentify.WEAK:  # a plain word proves nothing: a patient may be called Brown, or Case
+        if hit.kind not in WEAK:  # a plain word proves nothing: a patient may be called Brown, or Case
             kinds.setdefault(hit.file, set()).add(hit.kind)
     for name, of_file in kinds.items():
         why = "cannot be searched" if of_file == {"unscanned"} else f"holds an identifier that prepare saw ({', '.join(sorted(of_file))})"

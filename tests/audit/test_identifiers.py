@@ -9,7 +9,8 @@ import pytest
 from medsynth.audit import identifiers
 from medsynth.audit.finding import Evidence
 from medsynth.audit.identifiers import Identifiers
-from medsynth.io.deidentify import Hit, write_identifiers
+from medsynth.io.identifiers import write_identifiers
+from medsynth.io.search import Hit
 from tests.make_evidence import make_evidence
 
 KEY = b"k" * 32

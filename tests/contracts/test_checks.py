@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from medsynth.audit.finding import Check, Evidence, Finding
 from medsynth.audit.level import LEVELS
-from medsynth.io.deidentify import write_identifiers
+from medsynth.io.identifiers import write_identifiers
 from tests.make_evidence import images_of, make_evidence
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "conf" / "check").glob("*.yaml"))

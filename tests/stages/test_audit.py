@@ -13,7 +13,7 @@ from medsynth.audit.memorization import Memorization
 from medsynth.cohort import Cohort
 from medsynth.config import AuditSettings, PathSettings
 from medsynth.errors import SettingsError
-from medsynth.io.deidentify import load_key
+from medsynth.io.pseudonyms import load_key
 from medsynth.stages import Run
 from medsynth.stages.audit import verdict_of, work
 from tests.make_cohort import make_cohort

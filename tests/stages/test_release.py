@@ -19,7 +19,8 @@ from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.config import Settings
 from medsynth.errors import MedsynthError, Refused
 from medsynth.io import nifti
-from medsynth.io.deidentify import load_key, write_identifiers
+from medsynth.io.identifiers import write_identifiers
+from medsynth.io.pseudonyms import load_key
 from medsynth.receipt import RECEIPT, Receipt
 from medsynth.rng import generator_for
 from medsynth.stages import STAGES, Run, release

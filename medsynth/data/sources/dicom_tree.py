@@ -17,7 +17,7 @@ from medsynth.conditions import Value
 from medsynth.data.source import Item, Rejected, Scan
 from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
 from medsynth.io import dicom
-from medsynth.io.deidentify import identifying_values
+from medsynth.io.identifiers import identifying_values
 from medsynth.volume import Volume
 
 OLDEST = 90.0  # years: higher ages single people out (45 CFR 164.514(b)(2)(i)(C))

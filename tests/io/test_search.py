@@ -14,7 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from medsynth.errors import MedsynthError
-from medsynth.io.deidentify import WEAK, IdentifierHashes, find, identifying_values, load_key, pseudonym, write_identifiers
+from medsynth.io.identifiers import WEAK, IdentifierHashes, identifying_values, write_identifiers
+from medsynth.io.pseudonyms import load_key, pseudonym
+from medsynth.io.search import find
 from tests.make_dicom import save, slices
 
 KEY = bytes(range(32))
@@ -203,7 +205,7 @@ def test_an_identifier_is_found_inside(known, content):
 
 
 def test_an_identifier_across_two_chunks_is_found(known, monkeypatch):
-    monkeypatch.setattr("medsynth.io.deidentify.CHUNK", 4096)
+    monkeypatch.setattr("medsynth.io.search.CHUNK", 4096)
     for at in range(4080, 4100):
         assert "text" in kinds(known, b" " * at + TEXT + b" " * 9000), at
 
