@@ -61,7 +61,7 @@ SETTINGS = {
     "audit": ("audit.level", "check"),
     "evaluate": ("metric", "evaluate.subsamples", "evaluate.permutations"),
     "report": (),
-    "release": ("release.formats", "release.override"),
+    "release": ("release.formats", "release.dicom", "release.body_part", "release.override"),
 }
 ERRNO = {
     errno.ENOSPC: "The disk is full. Free some space and run the same command again: finished work is kept.",

@@ -104,6 +104,7 @@ class EvaluateSettings:
 @dataclass
 class ReleaseSettings:
     formats: list[str] = field(default_factory=lambda: ["nifti", "dicom"])
+    dicom: str = "single_frame"  # or enhanced: CT and MR as one multi-frame file a case
     override: str = ""  # a written reason that lets a cohort leave in spite of its findings; it stays in the release
     body_part: str = "WHOLEBODY"  # DICOM's BodyPartExamined; an unpaired one, see medsynth/export/dicom.py
 
@@ -277,6 +278,8 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
     for name in cfg.release.formats:
         if name not in ("nifti", "dicom"):
             mistakes.append(f"release.formats: {name!r} is not known.{_nearest(name, ['nifti', 'dicom'])} Known: nifti, dicom.")
+    if cfg.release.dicom not in ("single_frame", "enhanced"):
+        mistakes.append(f"release.dicom={cfg.release.dicom}: must be single_frame or enhanced.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", cfg.run.name):
         mistakes.append(f"run.name={cfg.run.name!r}: use letters, digits, '.', '_' and '-' (it names a folder).")
     return mistakes

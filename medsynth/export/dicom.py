@@ -1,8 +1,8 @@
 """A synthetic case as a DICOM series that any viewer reads and nobody can mistake for a patient.
 
-Volumes and slices of CT and MR become single-frame series, radiographs one DX or CR image, everything else Secondary Capture. Nothing is
-copied from a real file: every attribute is written here, from the case, the model and the settings. UIDs are a function of what made the
-case, dates are a convention, and no clock is read, so the same case is the same bytes.
+Volumes and slices of CT and MR become a series of single-frame images or one enhanced multi-frame image, radiographs one DX or CR image,
+everything else Secondary Capture. Nothing is copied from a real file: every attribute is written here, from the case, the model and the
+settings. UIDs are a function of what made the case, dates are a convention, and no clock is read, so the same case is the same bytes.
 
 LPS lives here: the cohort's affine is RAS+, DICOM's patient axes are L, P, H (PS3.3 C.7.6.2). The axes in a slice are turned the way
 viewers show them (along a row to the left or the back, down a column to the back or the feet), which the geometry records, and slices are
@@ -17,11 +17,14 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
     CTImageStorage,
     DigitalXRayImageStorageForPresentation,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
     SecondaryCaptureImageStorage,
@@ -32,6 +35,7 @@ from medsynth.cohort import Case, Cohort
 from medsynth.conditions import Value
 from medsynth.errors import MedsynthError, SettingsError
 
+FORMS = ("single_frame", "enhanced")
 SERIES_DESCRIPTION = "SYNTHETIC - NOT FOR CLINICAL USE"
 # A convention, not a date of anything: every synthetic study "happens" at noon on the first day of 1850, and birth dates are counted back
 # from it. Nobody was imaged before 1895, so the date cannot be that of a real study, nor be taken for one that was shifted.
@@ -66,21 +70,28 @@ class Provenance:
     version: str  # of medsynth; not in the UIDs, since a new version may write an old case
 
 
-def write(cohort: Cohort, case: Case, folder: Path, made_by: Provenance, *, body_part: str = "WHOLEBODY") -> list[Path]:
-    """Write one synthetic case as a series, one file a slice, into the new folder ``folder``; returns the files along their normal.
+def write(
+    cohort: Cohort, case: Case, folder: Path, made_by: Provenance, *, body_part: str = "WHOLEBODY", form: str = "single_frame"
+) -> list[Path]:
+    """Write one synthetic case as a series into the new folder ``folder``; returns its files.
 
+    ``form`` single_frame: one file a slice, in order along their normal. enhanced: CT and MR as one file of as many frames; there is no
+    such form of the others, which stay single-frame.
     Stored values are 16-bit integers within half a quantisation step of the case's; `Quantised` says where the step is recorded.
     """
     header = cohort.header
     if header.kind != "synthetic":
         raise MedsynthError("Only a synthetic cohort is written as DICOM: this one's header says kind=" + repr(header.kind) + ".")
+    if form not in FORMS:
+        raise SettingsError(f"release.dicom={form!r} is not one of {', '.join(FORMS)}.")
     if body_part not in BODY_PARTS:
         raise SettingsError(f"release.body_part={body_part!r} is not one of {', '.join(BODY_PARTS)}.")
     array = cohort.stored(case)
     array = array[..., None] if array.ndim == 2 else array
     if not np.isfinite(array).all():
         raise MedsynthError(f"{case.id} holds values that are not finite. Draw the case again: delete its file and run sample.")
-    sop_class, modules = _KINDS.get(header.modality, _KINDS["OT"])
+    enhanced = form == "enhanced" and header.modality in _ENHANCED
+    sop_class, modules = _ENHANCED[header.modality] if enhanced else _KINDS.get(header.modality, _KINDS["OT"])
     if header.modality in ("CR", "DX") and array.shape[2] > 1:
         raise MedsynthError(
             f"{case.id} has {array.shape[2]} slices, but a {header.modality} image is one projection. Check the source's modality."
@@ -89,17 +100,20 @@ def write(cohort: Cohort, case: Case, folder: Path, made_by: Provenance, *, body
     placed = Placed.of(np.array(header.affine), array.shape)
     quantised = Quantised.of(placed.turn(array), header.integer, signed=header.modality in ("CT", "MR"))
     folder.mkdir(parents=True)
-    files = []
-    for k in range(array.shape[2]):
-        instance = uid_for(made_by, case, "instance", k)
+    slices, files = range(array.shape[2]), []
+    for number, frames in enumerate([slices] if enhanced else [range(k, k + 1) for k in slices], start=1):
+        instance = uid_for(made_by, case, "enhanced instance") if enhanced else uid_for(made_by, case, "instance", number - 1)
         image = _shared(case, header.modality, made_by, body_part)
         image.file_meta = file_meta(sop_class, instance)
-        image.SOPClassUID, image.SOPInstanceUID, image.InstanceNumber = sop_class, instance, k + 1
-        _pixels(image, quantised.stored[k])
-        modules(image, placed, quantised, k)
-        if "ImagePositionPatient" in image:
+        image.SOPClassUID, image.SOPInstanceUID, image.InstanceNumber = sop_class, instance, number
+        image.SeriesInstanceUID = uid_for(made_by, case, "enhanced series" if enhanced else "series")
+        _pixels(image, quantised.stored[frames.start : frames.stop])
+        modules(image, placed, quantised, frames)
+        if enhanced:
+            _name_frames(image, uid_for(made_by, case, "dimensions"), uid_for(made_by, case, "irradiation event"))
+        if header.modality not in ("CR", "DX"):
             image.FrameOfReferenceUID = uid_for(made_by, case, "frame of reference")
-        files.append(folder / f"{k + 1:05d}.dcm")
+        files.append(folder / f"{number:05d}.dcm")
         image.save_as(files[-1], enforce_file_format=True)
     return files
 
@@ -132,15 +146,23 @@ def code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-def equipment(made_by: Provenance) -> Dataset:
-    """The model as Synthesizing Equipment (PS3.3 C.12.1, Contributing Equipment Sequence)."""
+def derivation(case: Case, made_by: Provenance) -> str:
+    """With what a case was made, so that it can be made again."""
+    return (
+        f"Drawn from a diffusion model by medsynth {made_by.version}: weights sha256:{made_by.weights}, "
+        f"settings {made_by.fingerprint}, seed {case.seed}. Not acquired from a patient."
+    )
+
+
+def equipment(case: Case, made_by: Provenance) -> Dataset:
+    """The model as Synthesizing Equipment (PS3.3 C.12.1, Contributing Equipment Sequence), and what in it made this case."""
     item = Dataset()
     item.PurposeOfReferenceCodeSequence = Sequence([code("109100", "DCM", "Synthesizing Equipment")])
     item.Manufacturer, item.ManufacturerModelName = "medsynth", "medsynth diffusion model"
     item.SoftwareVersions = made_by.version
     item.DeviceSerialNumber = made_by.weights[:16] or "unknown"
     item.ContributionDateTime = STUDY_DATE + STUDY_TIME
-    item.ContributionDescription = "Drawn from a diffusion model; no patient was imaged"
+    item.ContributionDescription = derivation(case, made_by)
     return item
 
 
@@ -260,7 +282,7 @@ def _shared(case: Case, modality: str, made_by: Provenance, body_part: str) -> D
     image.PatientIdentityRemoved = "YES"
     image.DeidentificationMethod = ["Fully synthetic image, no patient behind it", f"medsynth {made_by.version}"]
 
-    image.StudyInstanceUID, image.SeriesInstanceUID = uid_for(made_by, case, "study"), uid_for(made_by, case, "series")
+    image.StudyInstanceUID = uid_for(made_by, case, "study")
     image.StudyID, image.AccessionNumber, image.ReferringPhysicianName = "1", "", ""
     image.StudyDate = image.SeriesDate = image.ContentDate = STUDY_DATE
     image.StudyTime = image.SeriesTime = image.ContentTime = STUDY_TIME
@@ -269,11 +291,8 @@ def _shared(case: Case, modality: str, made_by: Provenance, body_part: str) -> D
     image.BodyPartExamined = body_part
 
     image.Manufacturer, image.ManufacturerModelName, image.SoftwareVersions = "medsynth", "medsynth diffusion model", made_by.version
-    image.ContributingEquipmentSequence = Sequence([equipment(made_by)])
-    image.DerivationDescription = (
-        f"Drawn from a diffusion model by medsynth {made_by.version}: weights sha256:{made_by.weights}, "
-        f"settings {made_by.fingerprint}, seed {case.seed}. Not acquired from a patient."
-    )
+    image.ContributingEquipmentSequence = Sequence([equipment(case, made_by)])
+    image.DerivationDescription = derivation(case, made_by)
     image.BurnedInAnnotation, image.LossyImageCompression = "NO", "00"
     if case.condition:
         image.ImageComments = "Requested: " + ", ".join(f"{name}={value}" for name, value in sorted(case.condition.items()))
@@ -296,7 +315,7 @@ def demographics(condition: Mapping[str, Value]) -> tuple[str, str, str]:
 
 
 def _pixels(image: Dataset, stored: np.ndarray) -> None:
-    image.Rows, image.Columns = stored.shape
+    _, image.Rows, image.Columns = stored.shape
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit = 16, 16, 15
     image.PixelRepresentation = int(stored.dtype == np.int16)
@@ -309,15 +328,27 @@ def _window(image: Dataset, values: np.ndarray) -> None:
     image.WindowCenter, image.WindowWidth = _ds(round((low + high) / 2, 3)), _ds(max(round(high - low, 3), 1))
 
 
+def _reference(image: Dataset) -> None:
+    """Frame of Reference (PS3.3 C.7.4.1) of somebody who was on no table."""
+    image.PatientPosition, image.PositionReferenceIndicator = "HFS", ""
+
+
+def _measures(image: Dataset, placed: Placed) -> None:
+    across, down, between = placed.spacing
+    image.PixelSpacing, image.SliceThickness = [_ds(down), _ds(across)], _ds(between)  # between rows first
+
+
+def _orientation(image: Dataset, placed: Placed) -> None:
+    image.ImageOrientationPatient = _decimals((placed.affine[:3, :2] / placed.spacing[:2]).T.ravel())
+
+
 def _plane(image: Dataset, placed: Placed, k: int) -> None:
     """Image Plane (PS3.3 C.7.6.2)."""
-    across, down, between = placed.spacing
-    row, column, normal = (placed.affine[:3, i] / placed.spacing[i] for i in range(3))
-    image.PatientPosition, image.PositionReferenceIndicator = "HFS", ""
-    image.ImageOrientationPatient = _decimals(np.concatenate([row, column]))
+    _reference(image)
+    _measures(image, placed)
+    _orientation(image, placed)
     image.ImagePositionPatient = _decimals(placed.position(k))
-    image.PixelSpacing = [_ds(down), _ds(across)]  # between rows first
-    image.SliceThickness, image.SliceLocation = _ds(between), _ds(normal @ placed.position(k))
+    image.SliceLocation = _ds(placed.affine[:3, 2] / placed.spacing[2] @ placed.position(k))
 
 
 def _real_world_values(image: Dataset, quantised: Quantised) -> None:
@@ -332,23 +363,28 @@ def _real_world_values(image: Dataset, quantised: Quantised) -> None:
     image.RealWorldValueMappingSequence = Sequence([item])
 
 
-def _ct(image: Dataset, placed: Placed, quantised: Quantised, k: int) -> None:
+def _ct(image: Dataset, placed: Placed, quantised: Quantised, frames: range) -> None:
     image.ImageType = ["DERIVED", "PRIMARY", "AXIAL"]
     image.KVP = None
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType = _ds(quantised.intercept), _ds(quantised.slope), "HU"
-    _plane(image, placed, k)
+    _plane(image, placed, frames.start)
     _window(image, quantised.stored * quantised.slope + quantised.intercept)
 
 
-def _mr(image: Dataset, placed: Placed, quantised: Quantised, k: int) -> None:
+def _mr(image: Dataset, placed: Placed, quantised: Quantised, frames: range) -> None:
     image.ImageType = ["DERIVED", "PRIMARY", "OTHER"]
     image.ScanningSequence, image.SequenceVariant, image.ScanOptions = "RM", "NONE", ""  # RM: research mode; no sequence was played
     image.MRAcquisitionType = "3D" if len(quantised.stored) > 1 else "2D"
     image.RepetitionTime = image.EchoTime = image.EchoTrainLength = None
-    _plane(image, placed, k)
+    _plane(image, placed, frames.start)
     image.SpacingBetweenSlices = image.SliceThickness
     _real_world_values(image, quantised)
     _window(image, quantised.stored)
+
+
+def _region(body_part: str) -> Sequence:
+    value, meaning = BODY_PARTS[body_part]
+    return Sequence([code(value, "SCT", meaning)])
 
 
 def _projection(image: Dataset, placed: Placed, quantised: Quantised) -> None:
@@ -358,16 +394,16 @@ def _projection(image: Dataset, placed: Placed, quantised: Quantised) -> None:
     _window(image, quantised.stored)
 
 
-def _cr(image: Dataset, placed: Placed, quantised: Quantised, k: int) -> None:
+def _cr(image: Dataset, placed: Placed, quantised: Quantised, frames: range) -> None:
     image.ImageType = ["DERIVED", "PRIMARY"]
     image.ViewPosition = ""
     _projection(image, placed, quantised)
 
 
-def _dx(image: Dataset, placed: Placed, quantised: Quantised, k: int) -> None:
+def _dx(image: Dataset, placed: Placed, quantised: Quantised, frames: range) -> None:
     image.ImageType = ["DERIVED", "PRIMARY", ""]
     image.PresentationIntentType, image.ImageLaterality = "FOR PRESENTATION", "U"
-    image.AnatomicRegionSequence = Sequence([code(BODY_PARTS[image.BodyPartExamined][0], "SCT", BODY_PARTS[image.BodyPartExamined][1])])
+    image.AnatomicRegionSequence = _region(image.BodyPartExamined)
     image.PixelIntensityRelationship, image.PixelIntensityRelationshipSign = "LOG", -1
     image.RescaleIntercept, image.RescaleSlope, image.RescaleType, image.PresentationLUTShape = "0", "1", "US", "IDENTITY"
     image.DetectorType, image.PositionerType = "DIRECT", "NONE"
@@ -375,19 +411,95 @@ def _dx(image: Dataset, placed: Placed, quantised: Quantised, k: int) -> None:
     _projection(image, placed, quantised)
 
 
-def _secondary_capture(image: Dataset, placed: Placed, quantised: Quantised, k: int) -> None:
+def _secondary_capture(image: Dataset, placed: Placed, quantised: Quantised, frames: range) -> None:
     image.ImageType = ["DERIVED", "PRIMARY"]
     image.Modality, image.ConversionType = "OT", "SYN"
     image.PatientOrientation = ""
-    _plane(image, placed, k)
+    _plane(image, placed, frames.start)
     _real_world_values(image, quantised)
     _window(image, quantised.stored)
 
 
-_KINDS: Mapping[str, tuple[UID, Callable[[Dataset, Placed, Quantised, int], None]]] = {
+def _enhanced_ct(image: Dataset, placed: Placed, quantised: Quantised, frames: range) -> None:
+    _multi_frame(image, placed, quantised, frames, "CTImageFrameTypeSequence", units="HU")
+
+
+def _enhanced_mr(image: Dataset, placed: Placed, quantised: Quantised, frames: range) -> None:
+    image.ComplexImageComponent, image.AcquisitionContrast = "MAGNITUDE", "UNKNOWN"
+    image.ApplicableSafetyStandardAgency = "IEC"  # validators ask for one, though no scanner was there to be held to it
+    _multi_frame(image, placed, quantised, frames, "MRImageFrameTypeSequence", units="US")
+
+
+def _multi_frame(image: Dataset, placed: Placed, quantised: Quantised, frames: range, frame_type: str, *, units: str) -> None:
+    """One stack of frames (PS3.3 C.7.6.16 and C.7.6.17): what they share once, and the place of each."""
+    del image.DerivationDescription, image.AcquisitionNumber  # the enhanced classes have none: the equipment says how it was made
+    _reference(image)
+    image.NumberOfFrames, image.AcquisitionDateTime = len(frames), STUDY_DATE + STUDY_TIME
+    image.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
+    image.PixelPresentation, image.VolumetricProperties, image.VolumeBasedCalculationTechnique = "MONOCHROME", "VOLUME", "NONE"
+    image.ContentQualification, image.PresentationLUTShape, image.AcquisitionContextSequence = "RESEARCH", "IDENTITY", Sequence([])
+    image.DeviceSerialNumber = image.ContributingEquipmentSequence[0].DeviceSerialNumber
+
+    kind, measures, orientation, anatomy, values, window = (Dataset() for _ in range(6))
+    kind.FrameType = image.ImageType
+    for keyword in _FRAME_KIND:
+        if keyword in image:
+            kind[keyword] = image[keyword]
+    _measures(measures, placed)
+    measures.SpacingBetweenSlices = measures.SliceThickness
+    _orientation(orientation, placed)
+    anatomy.AnatomicRegionSequence, anatomy.FrameLaterality = _region(image.BodyPartExamined), "U"
+    values.RescaleIntercept, values.RescaleSlope, values.RescaleType = _ds(quantised.intercept), _ds(quantised.slope), units
+    _window(window, quantised.stored * quantised.slope + quantised.intercept)
+    shared = Dataset()
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([orientation])
+    shared.FrameAnatomySequence, shared.PixelValueTransformationSequence = Sequence([anatomy]), Sequence([values])
+    shared.FrameVOILUTSequence = Sequence([window])
+    setattr(shared, frame_type, Sequence([kind]))
+    image.SharedFunctionalGroupsSequence = Sequence([shared])
+    image.PerFrameFunctionalGroupsSequence = Sequence([_frame(placed, k) for k in frames])
+
+
+_FRAME_KIND = (
+    "PixelPresentation",
+    "VolumetricProperties",
+    "VolumeBasedCalculationTechnique",
+    "ComplexImageComponent",
+    "AcquisitionContrast",
+)
+
+
+def _frame(placed: Placed, k: int) -> Dataset:
+    content, position, groups = Dataset(), Dataset(), Dataset()
+    content.StackID, content.InStackPositionNumber, content.DimensionIndexValues = "1", k + 1, [1, k + 1]
+    content.FrameAcquisitionNumber = 1
+    position.ImagePositionPatient = _decimals(placed.position(k))
+    groups.FrameContentSequence, groups.PlanePositionSequence = Sequence([content]), Sequence([position])
+    return groups
+
+
+def _name_frames(image: Dataset, dimensions: UID, event: UID) -> None:
+    """Frames are indexed by stack and by position in it. Of a CT, the class also asks for an event of irradiation: a name for none."""
+    organization = Dataset()
+    organization.DimensionOrganizationUID = dimensions
+    image.DimensionOrganizationType, image.DimensionOrganizationSequence = "3D", Sequence([organization])
+    image.DimensionIndexSequence = Sequence([])
+    for keyword in ("StackID", "InStackPositionNumber"):
+        index = Dataset()
+        index.DimensionOrganizationUID = dimensions
+        index.DimensionIndexPointer, index.FunctionalGroupPointer = Tag(keyword), Tag("FrameContentSequence")
+        image.DimensionIndexSequence.append(index)
+    if image.Modality == "CT":
+        irradiation = Dataset()
+        irradiation.IrradiationEventUID = event
+        image.SharedFunctionalGroupsSequence[0].IrradiationEventIdentificationSequence = Sequence([irradiation])
+
+
+_KINDS: Mapping[str, tuple[UID, Callable[[Dataset, Placed, Quantised, range], None]]] = {
     "CT": (CTImageStorage, _ct),
     "MR": (MRImageStorage, _mr),
     "CR": (ComputedRadiographyImageStorage, _cr),
     "DX": (DigitalXRayImageStorageForPresentation, _dx),
     "OT": (SecondaryCaptureImageStorage, _secondary_capture),
 }
+_ENHANCED = {"CT": (EnhancedCTImageStorage, _enhanced_ct), "MR": (EnhancedMRImageStorage, _enhanced_mr)}

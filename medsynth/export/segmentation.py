@@ -66,7 +66,7 @@ def write(cohort: Cohort, case: Case, images: Sequence[Path], path: Path, made_b
     if "PatientOrientation" in sources[0]:  # a radiograph has no place in space, and says with this how it is turned
         segmentation.PatientOrientation = sources[0].PatientOrientation
     segmentation.SyntheticData = "YES"  # of what is derived from synthetic images too (PS3.3 C.12.1)
-    segmentation.ContributingEquipmentSequence = [equipment(made_by)]
+    segmentation.ContributingEquipmentSequence = [equipment(case, made_by)]
     _repeatable(segmentation, uid_for(made_by, case, "segmentation dimensions"))
     segmentation.file_meta = file_meta(segmentation.SOPClassUID, segmentation.SOPInstanceUID)
     segmentation.save_as(path, enforce_file_format=True)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from medsynth import __version__
 from medsynth.cohort import Case, Cohort, sha256_of
+from medsynth.config import ReleaseSettings
 from medsynth.errors import MedsynthError, Refused
 from medsynth.export import datasheet, dicom, nifti, segmentation
 from medsynth.io.identifiers import WEAK
@@ -184,10 +185,10 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     made_by = dicom.Provenance(
         weights=receipts["train"].outputs["denoiser/weights.safetensors"], fingerprint=receipts["sample"].fingerprint, version=__version__
     )
-    formats, written = run.settings.release.formats, {}
+    settings, written = run.settings.release, {}
     for case in tqdm(cohort, desc="release", unit="case"):
         _check_case(cohort, case)
-        written[case.id] = _write_case(cohort, case, folder, made_by, formats, run.settings.release.body_part)
+        written[case.id] = _write_case(cohort, case, folder, made_by, settings)
     nifti.write_table(cohort, written, folder)
 
     people = _names_of(real)
@@ -197,7 +198,7 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     _write_json(folder / "audit.json", audit | ({"released_in_spite_of": released} if reason else {}))
     metrics["groups"] = [row for row in metrics.get("groups", []) if row["n_real"] >= SMALL_CELL]
     _write_json(folder / "metrics.json", metrics)
-    settings = {
+    settings_told = {
         name: value
         for stage in ("train", "sample")
         for name, value in receipts[stage].settings.items()
@@ -211,9 +212,9 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         made_by=made_by,
         audit=audit,
         metrics=metrics,
-        settings=settings,
+        settings=settings_told,
         training={"cases": len(train), "subjects": len(set(train.subjects))},
-        formats=formats,
+        formats=settings.formats,
         override=reason,
         objections=[str(objection) for objection in objections],
     )
@@ -236,15 +237,16 @@ def _check_case(cohort: Cohort, case: Case) -> None:
             )
 
 
-def _write_case(cohort: Cohort, case: Case, folder: Path, made_by: dicom.Provenance, formats: Sequence[str], body_part: str) -> list[Path]:
+def _write_case(cohort: Cohort, case: Case, folder: Path, made_by: dicom.Provenance, settings: ReleaseSettings) -> list[Path]:
     files = []
-    if "nifti" in formats:
+    if "nifti" in settings.formats:
         files += nifti.write(cohort, case, folder / "nifti")
-    if "dicom" in formats:
-        images = dicom.write(cohort, case, folder / "dicom" / case.id / "image", made_by, body_part=body_part)
+    if "dicom" in settings.formats:
+        into = folder / "dicom" / case.id
+        images = dicom.write(cohort, case, into / "image", made_by, body_part=settings.body_part, form=settings.dicom)
         files += images
         if case.mask is not None:
-            files.append(segmentation.write(cohort, case, images, folder / "dicom" / case.id / "segmentation.dcm", made_by))
+            files.append(segmentation.write(cohort, case, images, into / "segmentation.dcm", made_by))
     return files
 
 

@@ -70,13 +70,16 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("modality", "shape"), KINDS)
+WRITTEN = [(modality, shape, "single_frame") for modality, shape in KINDS] + [(*kind, "enhanced") for kind in KINDS[:4]]
+
+
+@pytest.mark.parametrize(("modality", "shape", "form"), WRITTEN)
 @pytest.mark.parametrize("integer", [True, False])
-def test_the_validators_find_nothing_wrong(synthetic, made_by, tmp_path, modality, shape, integer) -> None:
+def test_the_validators_find_nothing_wrong(synthetic, made_by, tmp_path, modality, shape, form, integer) -> None:
     array = ramp(shape) if integer else ramp(shape) / 7
     cohort = synthetic(array, modality, integer=integer, condition={"sex": "female", "age": 61.4, "finding": "nodule"})
-    files = write(cohort, cohort.cases[0], tmp_path / "out", made_by, body_part="CHEST")
-    assert len(files) == (shape[2] if len(shape) == 3 else 1)
+    files = write(cohort, cohort.cases[0], tmp_path / "out", made_by, body_part="CHEST", form=form)
+    assert len(files) == (shape[2] if len(shape) == 3 and form == "single_frame" else 1)
     assert complaints(files) == []
 
 
@@ -89,9 +92,9 @@ def test_the_validators_accept_every_kind_of_patient(synthetic, made_by, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("body_part", BODY_PARTS)
 def test_the_validators_accept_every_body_part(synthetic, made_by, tmp_path, body_part) -> None:
-    for modality in ("MR", "DX"):
+    for modality, form in (("MR", "single_frame"), ("DX", "single_frame"), ("CT", "enhanced")):
         cohort = synthetic(ramp((8, 10)), modality)
-        assert complaints(write(cohort, cohort.cases[0], tmp_path / modality, made_by, body_part=body_part)) == []
+        assert complaints(write(cohort, cohort.cases[0], tmp_path / modality, made_by, body_part=body_part, form=form)) == []
 
 
 def read(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -103,13 +106,12 @@ def read(files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
     return sitk.GetArrayFromImage(image).transpose(2, 1, 0), np.diag([-1, -1, 1, 1]) @ affine
 
 
-@pytest.mark.parametrize("modality", ["CT", "MR", "DX", "CR"])
-def test_what_is_written_can_be_trained_on_again(synthetic, made_by, tmp_path, modality) -> None:
-    shape = (8, 10, 4) if modality in ("CT", "MR") else (8, 10)
+@pytest.mark.parametrize(("modality", "shape", "form"), [row for row in WRITTEN if row[0] in ("DX", "CR") or len(row[1]) == 3])
+def test_what_is_written_can_be_trained_on_again(synthetic, made_by, tmp_path, modality, shape, form) -> None:
     array = ramp(shape, 0)
     affine = oblique() if len(shape) == 3 else AXIAL  # where a radiograph lies is a convention of the reader
     cohort = synthetic(array, modality, affine=affine)
-    found = read_series(write(cohort, cohort.cases[0], tmp_path / "out", made_by))
+    found = read_series(write(cohort, cohort.cases[0], tmp_path / "out", made_by, form=form))
     voxels, place = onto(found.array[0], found.affine, affine)
     np.testing.assert_array_equal(voxels, array.reshape(voxels.shape))
     if len(shape) == 3:
@@ -214,9 +216,9 @@ def test_hounsfield_units_come_back_exactly(synthetic, made_by, tmp_path) -> Non
 
 
 def test_every_object_says_that_it_is_synthetic(synthetic, made_by, tmp_path) -> None:
-    for modality, shape in KINDS:
+    for modality, shape, form in WRITTEN:
         cohort = synthetic(ramp(shape), modality)
-        for file in write(cohort, cohort.cases[0], tmp_path / f"{modality}{len(shape)}", made_by):
+        for file in write(cohort, cohort.cases[0], tmp_path / f"{modality}{len(shape)}{form}", made_by, form=form):
             image = pydicom.dcmread(file)
             assert image.SyntheticData == "YES"
             assert image.ImageType[0] == "DERIVED"
@@ -229,11 +231,12 @@ def test_every_object_says_that_it_is_synthetic(synthetic, made_by, tmp_path) ->
             (purpose,) = equipment.PurposeOfReferenceCodeSequence
             assert (purpose.CodeValue, purpose.CodingSchemeDesignator) == ("109100", "DCM")
             assert equipment.SoftwareVersions == "1.2.3"
-            assert made_by.weights in image.DerivationDescription
+            assert made_by.weights in equipment.ContributionDescription
+            assert form == "enhanced" or made_by.weights in image.DerivationDescription
 
 
-def everything(cohort: Cohort, folder: Path, made_by: dicom.Provenance) -> list[bytes]:
-    return [file.read_bytes() for file in write(cohort, cohort.cases[0], folder, made_by)]
+def everything(cohort: Cohort, folder: Path, made_by: dicom.Provenance, form: str) -> list[bytes]:
+    return [file.read_bytes() for file in write(cohort, cohort.cases[0], folder, made_by, form=form)]
 
 
 def uids(cohort: Cohort, folder: Path, made_by: dicom.Provenance) -> set[str]:
@@ -242,11 +245,21 @@ def uids(cohort: Cohort, folder: Path, made_by: dicom.Provenance) -> set[str]:
     return {str(image[name].value) for image in images for name in names}
 
 
-def test_the_same_case_is_the_same_bytes_at_any_time(synthetic, made_by, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("form", dicom.FORMS)
+def test_the_same_case_is_the_same_bytes_at_any_time(synthetic, made_by, tmp_path, monkeypatch, form) -> None:
     array = ramp((8, 10, 3))
-    first = everything(synthetic(array, "MR"), tmp_path / "first", made_by)
+    first = everything(synthetic(array, "MR"), tmp_path / "first", made_by, form)
     monkeypatch.setattr("time.time", lambda: 4e9)
-    assert everything(synthetic(array, "MR"), tmp_path / "second", made_by) == first
+    assert everything(synthetic(array, "MR"), tmp_path / "second", made_by, form) == first
+
+
+def test_both_forms_of_a_case_are_series_of_one_study_that_an_archive_can_hold_together(synthetic, made_by, tmp_path) -> None:
+    cohort = synthetic(ramp((8, 10, 3)), "CT")
+    files = [file for form in dicom.FORMS for file in write(cohort, cohort.cases[0], tmp_path / form, made_by, form=form)]
+    assert complaints(files) == []
+    images = [pydicom.dcmread(file) for file in files]
+    assert [len({image[name].value for image in images}) for name in ("StudyInstanceUID", "FrameOfReferenceUID")] == [1, 1]
+    assert [len({image[name].value for image in images}) for name in ("SeriesInstanceUID", "SOPInstanceUID")] == [2, 4]
 
 
 def test_another_seed_model_setting_or_id_gives_other_uids(synthetic, made_by, tmp_path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from medsynth.errors import MedsynthError
 from medsynth.export import dicom, segmentation
 from medsynth.rng import generator_for
+from tests.export.test_export_dicom import onto
 
 AFFINE = np.array([[0, 0, 2.0, -30], [0.8, 0, 0, 12.5], [0, 0.6, 0, 4], [0, 0, 0, 1.0]])
 
@@ -26,10 +27,12 @@ def labels(shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def written(synthetic, made_by, folder: Path, shape: tuple[int, ...], modality: str, mask: np.ndarray) -> tuple[list[Path], Path]:
+def written(
+    synthetic, made_by, folder: Path, shape: tuple[int, ...], modality: str, mask: np.ndarray, form: str = "single_frame"
+) -> tuple[list[Path], Path]:
     array = np.rint(generator_for("seg").uniform(0, 900, shape))
     cohort = synthetic(array, modality, affine=AFFINE, mask=mask, labels=(1, 3))
-    images = dicom.write(cohort, cohort.cases[0], folder / "image", made_by)
+    images = dicom.write(cohort, cohort.cases[0], folder / "image", made_by, form=form)
     return images, segmentation.write(cohort, cohort.cases[0], images, folder / "segmentation.dcm", made_by)
 
 
@@ -41,11 +44,16 @@ def complaints(files: list[Path]) -> list[str]:
     return [line for line in lines if line.startswith(("Error", "Warning"))] + [f"exit {run.returncode}" for run in runs if run.returncode]
 
 
-@pytest.mark.parametrize(("modality", "shape"), [("CT", (8, 9, 4)), ("MR", (8, 9)), ("DX", (8, 9)), ("CR", (8, 9)), ("OT", (8, 9, 4))])
+WRITTEN = [("CT", (8, 9, 4)), ("MR", (8, 9)), ("DX", (8, 9)), ("CR", (8, 9)), ("OT", (8, 9, 4))]
+
+
+@pytest.mark.parametrize(
+    ("modality", "shape", "form"), [(*kind, "single_frame") for kind in WRITTEN] + [(*kind, "enhanced") for kind in WRITTEN[:2]]
+)
 @pytest.mark.parametrize("empty", [False, True])
-def test_the_validators_find_nothing_wrong(synthetic, made_by, tmp_path, modality, shape, empty) -> None:
+def test_the_validators_find_nothing_wrong(synthetic, made_by, tmp_path, modality, shape, form, empty) -> None:
     mask = np.zeros(shape, np.uint8) if empty else labels(shape)
-    images, file = written(synthetic, made_by, tmp_path, shape, modality, mask)
+    images, file = written(synthetic, made_by, tmp_path, shape, modality, mask, form)
     assert complaints([*images, file]) == []
 
 
@@ -60,6 +68,19 @@ def test_the_mask_comes_back_in_the_images_own_grid(synthetic, made_by, tmp_path
     wanted = wanted[[next(k for k, image in enumerate(stored) if np.array_equal(image, of_volume)) for of_volume in volume.array]]
     # segment 2 is label 3
     np.testing.assert_array_equal(found.array, np.select([wanted == 1, wanted == 3], [1, 2], 0))
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_the_mask_comes_back_in_the_grid_of_an_enhanced_image(synthetic, made_by, tmp_path, modality) -> None:
+    mask = labels((8, 9, 4))
+    (image,), file = written(synthetic, made_by, tmp_path, mask.shape, modality, mask, "enhanced")
+    volume = highdicom.imread(image).get_volume()
+    found = highdicom.seg.segread(file).get_volume(combine_segments=True, skip_overlap_checks=True).match_geometry(volume)
+    affine = np.diag([-1, -1, 1, 1]) @ volume.affine
+    # segment 2 is label 3
+    np.testing.assert_array_equal(onto(found.array, affine, AFFINE)[0], np.select([mask == 1, mask == 3], [1, 2], 0))
+    (referred,) = pydicom.dcmread(file).ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert referred.ReferencedSOPInstanceUID == pydicom.dcmread(image).SOPInstanceUID
 
 
 def test_it_refers_to_its_images_and_says_that_it_is_synthetic(synthetic, made_by, tmp_path) -> None:
