@@ -156,15 +156,16 @@ class Anatomy:
         progress = tqdm(total=len(ZOOMS) * len(ways), desc="comparing residuals", leave=False)
         for z, zoom in enumerate(ZOOMS):
             enlarged, valid = zoomed(queries, zoom)
+            core = self._core(valid)
             known = [self._moved(part, valid) for part in _chunks(self.references)]
             middle = self._moved(self.mean[None], valid, subtract=False)[:, 0]
-            modes = Modes(self, valid)
+            modes = Modes(self, core)
             for w, way in enumerate(ways):
                 for start in range(0, len(queries), CHUNK):
                     part = slice(start, start + CHUNK)
                     laid = self._laid(_turned(enlarged[part], way), valid)
                     np.maximum(alike[part], modes.alike(laid), out=alike[part])
-                    own = self._pooled(self._fine(laid, valid))
+                    own = self._pooled(self._fine(laid, valid) * core)
                     # norm of (own - middle), for every step of the middle
                     energy = (own**2).sum(1) - 2 * middle @ own.T + (middle**2).sum(1)[:, None]
                     norm = np.sqrt(np.maximum(energy, 1e-12))[:, :, None]
@@ -181,8 +182,9 @@ class Anatomy:
 
         A query moved by a step against a reference and the mean is the query itself against both moved back: so only these move, once.
         """
+        core = self._core(valid)
         images = self._residual(images, valid) if subtract else self._fine(images, valid)
-        moved = [self._pooled(np.roll(images, step, self.axes)) for step in self._steps()]
+        moved = [self._pooled(np.roll(images, step, self.axes) * core) for step in self._steps()]
         return np.stack([_unit(rows, centre=False) if subtract else rows for rows in moved])
 
     @staticmethod
@@ -201,16 +203,22 @@ class Anatomy:
             for members in np.array_split(at, -(-len(at) // CHUNK)):
                 enlarged, valid = zoomed(queries[query[members]], ZOOMS[v // len(ways)])
                 own = self._fine(self._laid(_turned(enlarged, ways[v % len(ways)]), valid), valid)
-                middle = self._fine(self.mean[None], valid)
-                known = self._residual(self.references[row[members]], valid)
-                # Squared norm of (own moved - middle), and its inner product with known, for every move at once
+                core = self._core(valid)
+                middle = self._fine(self.mean[None], valid) * core
+                known = self._residual(self.references[row[members]], valid) * core
+                known /= np.sqrt((known**2).sum(self.axes, keepdims=True)) + 1e-6
+                # Squared norm of (own moved - middle) inside the core, and its inner product with known, for every move at once
                 shape = (len(members), *[1] * len(self.space))
-                power = (own**2).sum(self.axes).reshape(shape) + (middle**2).sum()
+                power = self._every_move(own**2, core[None]) + (middle**2).sum()
                 energy = power - 2 * self._every_move(own, middle)
                 inner = self._every_move(own, known) - (known * middle).sum(self.axes).reshape(shape)
                 correlation = inner / np.sqrt(np.maximum(energy, 1e-12))
                 result[members] = correlation[(slice(None), *near)].reshape(len(members), -1).max(1)
         return result
+
+    def _core(self, valid: np.ndarray) -> np.ndarray:
+        """Where images are compared: inside ``valid`` by the wobble, so that one moved as far brings no border with it."""
+        return ndimage.minimum_filter(valid, [2 * reach + 1 for reach in self.wobble], mode="constant")
 
     def _laid(self, images: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Images moved by whole voxels to where they correlate best with the mean image."""
