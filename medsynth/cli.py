@@ -23,7 +23,9 @@ VERBS = {
     "report": "write report/index.html",
     "release": "write release/ if every verdict allows it; else say why not and exit with 3",
 }
-TOOLS: dict[str, str] = {}
+TOOLS = {
+    "inspect": "what an archive holds: which series can be read, which only after a repair, which not and why",
+}
 SETTINGS = {
     "run": ("run.name", "run.seed", "paths.runs", "paths.key", "tracking.uri"),
     "prepare": (

@@ -3,11 +3,13 @@
 A reader that orders, turns or places a slice wrongly is off by many grey levels; `ramp_error` says by how many.
 """
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -86,6 +88,51 @@ def stored(data: Dataset) -> np.ndarray:
     return np.frombuffer(data.PixelData, dtype).reshape(data.Rows, data.Columns).astype(float)
 
 
+def enhanced(count: int = 6, orientation: Sequence[float] = OBLIQUE, modality: str = "MR") -> Dataset:
+    """An enhanced object of the ramp, its frames stored in a shuffled order, each with its own rescale."""
+    parts = slices(count, orientation=orientation, modality=modality)
+    order = random.Random(2).sample(range(count), count)
+    data = parts[0]
+    data.SOPClassUID = f"{CLASSES[modality]}.1"
+    data.NumberOfFrames = count
+    shared, frames, pixels = Dataset(), [], []
+    shared.PlaneOrientationSequence = [Dataset()]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = data.ImageOrientationPatient
+    shared.PixelMeasuresSequence = [Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = data.PixelSpacing
+    for number in order:
+        frame = Dataset()
+        frame.PlanePositionSequence = [Dataset()]
+        frame.PlanePositionSequence[0].ImagePositionPatient = parts[number].ImagePositionPatient
+        frame.PixelValueTransformationSequence = [Dataset()]
+        frame.PixelValueTransformationSequence[0].RescaleSlope = 1
+        frame.PixelValueTransformationSequence[0].RescaleIntercept = number
+        frames.append(frame)
+        pixels.append(stored(parts[number]) - number)
+    del data.ImageOrientationPatient, data.ImagePositionPatient, data.PixelSpacing
+    data.SharedFunctionalGroupsSequence, data.PerFrameFunctionalGroupsSequence = [shared], frames
+    store(data, np.stack(pixels))
+    return data
+
+
+def coloured(series: Sequence[Dataset]) -> Sequence[Dataset]:
+    """The same as RGB, 8 bits, of a luminance that is the ramp less 1900."""
+    for data in series:
+        grey = stored(data) - 1900
+        data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
+        store(data, np.repeat(grey[..., None], 3, axis=-1), "u1")
+    return series
+
+
+def compressed(series: Sequence[Dataset], encode: Callable[[np.ndarray], bytes]) -> Sequence[Dataset]:
+    """The same pixels as one encapsulated frame each, by an encoder that pydicom does not have."""
+    for data in series:
+        dtype = f"<{'i' if data.PixelRepresentation else 'u'}{data.BitsAllocated // 8}"
+        data.PixelData = encapsulate([encode(np.frombuffer(data.PixelData, dtype).reshape(data.Rows, data.Columns))])
+        data["PixelData"].is_undefined_length = True
+    return series
+
+
 def save(
     datasets: Sequence[Dataset],
     folder: Path,
@@ -114,10 +161,15 @@ def save(
     return paths
 
 
-def ramp_error(volume: Volume) -> float:
-    """Largest difference between a voxel and the ramp at its place, grey levels. LPS is made here, not by the code under test."""
+def off_ramp(volume: Volume) -> np.ndarray:
+    """Each voxel's difference ``(x, y, z)`` to the ramp at its place, grey levels. LPS is made here, not by the code under test."""
     i, j, k = np.meshgrid(*(np.arange(n) for n in volume.array.shape[1:]), indexing="ij")
     x, y, z = (
         volume.affine[axis, 0] * i + volume.affine[axis, 1] * j + volume.affine[axis, 2] * k + volume.affine[axis, 3] for axis in range(3)
     )
-    return float(np.abs(volume.array[0] - ramp(-x, -y, z)).max())
+    return volume.array[0] - ramp(-x, -y, z)
+
+
+def ramp_error(volume: Volume) -> float:
+    """Its largest difference to the ramp."""
+    return float(np.abs(off_ramp(volume)).max())

@@ -25,6 +25,7 @@ class Item:
     condition: Mapping[str, Value] = field(default_factory=dict)
     mask: tuple[str, ...] = ()  # files of its label map
     split: str | None = None  # where the source prescribes one
+    repairs: tuple[str, ...] = ()  # defects that were repaired, since the settings allow it
     identifiers: tuple[str, ...] = ()  # every value in it that could name the person: ids, names, dates, UIDs, free text
 
 

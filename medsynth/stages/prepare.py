@@ -248,6 +248,7 @@ def _summary(scan: Scan, cohort: Cohort, rejected: Sequence[Rejected]) -> Mappin
         "rejected_files": sum(r.files for r in rejected),
         "series": len(scan.items) + len(scan.rejected),
         "rejected": len(rejected),
+        "repaired": dict(sorted(Counter(name for item in scan.items for name in item.repairs).items())),
         "rejected_by_code": dict(sorted(Counter(r.code for r in rejected).items())),
         "cases": len(cohort),
         "subjects": len(set(cohort.subjects)),

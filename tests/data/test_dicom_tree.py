@@ -1,12 +1,14 @@
 import itertools
 from pathlib import Path
 
+import highdicom
 import numpy as np
+import pydicom
 import pytest
 
 from medsynth.data.sources.dicom_tree import DicomTree, age_in_years
 from medsynth.errors import SettingsError, UnreadableImage
-from tests.make_dicom import ramp_error, save, slices, store, stored
+from tests.make_dicom import OBLIQUE, ramp_error, save, slices, store, stored
 
 CLASSES = {"T1": "T1", "T2": "T2", "FLAIR": "FLAIR"}
 number = itertools.count()
@@ -139,6 +141,114 @@ def test_a_mask_that_holds_no_labels_is_refused(tmp_path):
     with pytest.raises(UnreadableImage) as error:
         source.open(item)
     assert error.value.code == "mask-values"
+
+
+def segmentation(images: list[str], path: Path, labels: np.ndarray, **changes: object) -> Path:
+    """highdicom's segmentation object of these images, ``labels`` (slice, row, column); its images come in the files' order."""
+    code = highdicom.sr.CodedConcept("85756007", "SCT", "Tissue")
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number, segment_label=f"label {number}", segmented_property_category=code, segmented_property_type=code,
+            algorithm_type="MANUAL",
+        )
+        for number in range(1, int(labels.max()) + 1)
+    ]  # fmt: skip
+    made = highdicom.seg.Segmentation(
+        source_images=[complete(pydicom.dcmread(file)) for file in images],
+        pixel_array=labels,
+        segmentation_type=changes.pop("kind", "BINARY"),
+        segment_descriptions=segments,
+        series_instance_uid=f"1.2.9.{next(number)}",
+        series_number=1,
+        sop_instance_uid=f"1.2.9.{next(number)}",
+        instance_number=1,
+        manufacturer="m",
+        manufacturer_model_name="m",
+        software_versions="1",
+        device_serial_number="1",
+        series_description="Tumour",
+    )
+    for keyword, value in changes.items():
+        setattr(made, keyword, value)
+    made.save_as(path)
+    return path
+
+
+def complete(data: pydicom.Dataset) -> pydicom.Dataset:
+    """With the attributes that highdicom copies from an image."""
+    for keyword in ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+        if keyword not in data:
+            setattr(data, keyword, "")
+    data.SliceThickness = 2.0
+    return data
+
+
+LABELS = np.zeros((4, 12, 10), np.uint8)
+LABELS[1, 2:5, 3:9], LABELS[2, 6:9, 1:3] = 1, 2
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_a_segmentation_object_is_the_mask_of_the_images_that_it_refers_to(tmp_path, kind):
+    images = put(tmp_path, SeriesDescription="T1")
+    put(tmp_path, SeriesDescription="T2")
+    path = segmentation(images, tmp_path / "seg", LABELS, kind=kind)
+    source = tree(tmp_path)
+    items, codes = scanned(source)
+    assert not codes
+    assert sorted(item.mask for item in items) == [(), (str(path.resolve()),)]
+    item = next(item for item in items if item.mask)
+    assert [str(Path(file).resolve()) for file in images] == list(item.files)
+    np.testing.assert_array_equal(source.open(item).mask, LABELS.transpose(2, 1, 0))
+
+
+def test_a_segmentation_in_another_order_of_slices_is_turned_to_its_image(tmp_path):
+    images = put(tmp_path, orientation=OBLIQUE)
+    segmentation(images[::-1], tmp_path / "seg", LABELS)
+    source = tree(tmp_path)
+    (item,), codes = scanned(source)
+    assert not codes
+    np.testing.assert_array_equal(source.open(item).mask, LABELS[::-1].transpose(2, 1, 0))
+
+
+def test_segmentations_that_fit_nothing_are_refused_and_the_image_is_kept(tmp_path):
+    images = put(tmp_path)
+    lost = put(tmp_path / "gone", StudyInstanceUID="1.2.3.6")
+    segmentation(lost, tmp_path / "without image", LABELS)
+    for path in lost:
+        Path(path).unlink()
+    smaller = slices(4, series=pydicom.dcmread(images[0]).SeriesInstanceUID, shape=(12, 10), spacing=(1.4, 1.0))
+    segmentation(save(smaller, tmp_path / "other grid"), tmp_path / "on another grid", LABELS)
+    for path in (tmp_path / "other grid").iterdir():
+        path.unlink()
+    fractional = tmp_path / "fractional"
+    data = pydicom.dcmread(segmentation(images, fractional, LABELS))
+    data.SegmentationType = "FRACTIONAL"
+    data.save_as(fractional)
+    segmentation(images, tmp_path / "unwanted", LABELS, SeriesDescription="Kidney")
+    (item,), codes = scanned(tree(tmp_path, mask_series="tumour"))
+    assert item.mask == ()
+    assert codes == {"mask-without-image": 1, "mask-grid": 1, "fractional-segmentation": 1, "unwanted-mask": 1}
+
+
+def test_two_segmentations_of_one_image_are_none(tmp_path):
+    images = put(tmp_path)
+    for name in ("a", "b"):
+        segmentation(images, tmp_path / name, LABELS)
+    (item,), codes = scanned(tree(tmp_path))
+    assert item.mask == ()
+    assert codes == {"mask-unclear": 2}
+
+
+def test_repairs_are_done_where_the_settings_allow_them(tmp_path):
+    put(tmp_path, shear=(0, 0.5, 0))
+    assert scanned(tree(tmp_path))[1] == {"gantry-tilt": 4}
+    source = tree(tmp_path, repairs=["gantry-tilt"])
+    (item,), codes = scanned(source)
+    assert not codes
+    assert item.repairs == ("gantry-tilt",)
+    assert source.open(item).array.shape == (1, 10, 13, 4)
+    with pytest.raises(SettingsError, match="gantry-tilt"):
+        tree(tmp_path, repairs=["gantry"]).scan(workers=1)
 
 
 def test_identifiers_are_those_of_header_mask_and_folder_but_not_the_condition(tmp_path):

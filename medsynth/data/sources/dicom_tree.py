@@ -25,6 +25,8 @@ SAME_GRID = 0.01  # mm: masks are written with rounded positions
 _MODALITY = {"CT": "CT", "MR": "MR"} | dict.fromkeys(dicom.PROJECTION, "DX")
 _DEMOGRAPHY = ("PatientAge", "PatientBirthDate", "PatientSex", "StudyDate", "SeriesDate", "AcquisitionDate", "SeriesDescription")
 
+Mask = dicom.Stack | dicom.Segmentation
+
 
 class DicomTree:
     """Every series below ``root``.
@@ -32,7 +34,9 @@ class DicomTree:
     ``modalities`` are DICOM's (CT, MR, CR, ...); none takes all. ``class_from`` names a header attribute, such as ``SeriesDescription``,
     and ``class_map`` the classes that it tells: class to regular expression, searched without regard to case. ``diagnosis_from`` names the
     attribute of the condition ``diagnosis``, or is empty. Series whose description matches ``mask_series`` are label maps of those images
-    of their study that lie on the same grid.
+    of their study that lie on the same grid; segmentation objects are label maps of the images that they refer to, all of them or, with
+    ``mask_series``, those whose description matches. ``repairs`` are the defects, of `medsynth.io.dicom.REPAIRS`, that are repaired and
+    not refused.
     """
 
     unit = "subject"
@@ -47,6 +51,7 @@ class DicomTree:
         class_map: Mapping[str, str] | None = None,
         mask_series: str = "",
         diagnosis_from: str = "AdmittingDiagnosesDescription",
+        repairs: Sequence[str] = dicom.HARMLESS,
     ) -> None:
         self.root = root
         self.licence = licence
@@ -56,6 +61,7 @@ class DicomTree:
         self.class_map = class_map
         self.mask_series = mask_series
         self.diagnosis_from = diagnosis_from
+        self.repairs = repairs
 
     def scan(self, *, workers: int) -> Scan:
         """Read all headers, judge all series. Raises SettingsError for rules that cannot be applied."""
@@ -64,31 +70,39 @@ class DicomTree:
         classes = self._classes()
         keywords = [keyword for keyword in (*_DEMOGRAPHY, self.class_from, self.diagnosis_from) if keyword]
         found = dicom.scan(self.root, workers=workers, keywords=keywords)
-        stacks, refusals = dicom.stacks(found.headers, found.refusals)
+        stacks, refusals = dicom.stacks(found.headers, found.refusals, self.repairs)
         rejected = [Rejected(key=r.key, files=len(r.files), code=r.code, reason=r.reason) for r in (*found.refusals, *refusals)]
 
         images: list[tuple[dicom.Stack, dict[str, Value]]] = []
-        masks: dict[tuple[str, ...], list[dicom.Stack]] = defaultdict(list)
+        masks: list[Mask] = []
         for stack in stacks:
             try:
                 if self._is_mask(stack):
-                    masks[_study(stack)].append(stack)
+                    masks.append(stack)
                 else:
                     images.append((stack, self._condition(stack, classes)))
             except UnreadableImage as error:
                 rejected.append(_rejected(stack, error))
+        for segmentation in found.segmentations:
+            if re.search(self.mask_series, segmentation.text["SeriesDescription"], re.IGNORECASE):
+                masks.append(segmentation)
+            else:
+                error = UnreadableImage("unwanted-mask", "Its description does not match source.mask_series.")
+                rejected.append(_rejected(segmentation, error))
 
-        pairs, unused = _pair(images, masks)
+        pairs, unused = _pair([stack for stack, _ in images], masks)
         rejected.extend(unused)
         items, unread = self._items(images, pairs, workers)
         return Scan(items=tuple(items), rejected=tuple(rejected + unread), files=found.files, other=found.other)
 
     def open(self, item: Item) -> Volume:
         """The image and its mask, in stored units. Raises UnreadableImage."""
-        image = dicom.read_series(item.files)
+        image = dicom.read_series(item.files, repairs=self.repairs)
         if not item.mask:
             return image
-        mask = dicom.read_series(item.mask)
+        if dicom.is_segmentation(item.mask[0]):
+            return Volume(image.array, image.affine, dicom.read_segmentation(item.mask[0], image.geometry))
+        mask = dicom.read_series(item.mask, repairs=self.repairs)
         if not mask.geometry.is_close(image.geometry, SAME_GRID):
             raise UnreadableImage("mask-grid", "Its mask lies on another grid.")
         labels = mask.array[0]
@@ -104,6 +118,8 @@ class DicomTree:
         for name, keyword in (("class_from", self.class_from), ("diagnosis_from", self.diagnosis_from)):
             if keyword and not dicom.is_keyword(keyword):
                 raise SettingsError(f"source.{name}={keyword} is no DICOM keyword. Write it as in PS3.6, such as SeriesDescription.")
+        if unknown := [name for name in self.repairs if name not in dicom.REPAIRS]:
+            raise SettingsError(f"source.repairs: there is no repair {unknown[0]!r}. There are {', '.join(dicom.REPAIRS)}.")
         try:
             re.compile(self.mask_series)
             return {str(name): re.compile(str(pattern), re.IGNORECASE) for name, pattern in (self.class_map or {}).items()}
@@ -144,9 +160,9 @@ class DicomTree:
             condition["diagnosis"] = diagnosis
         return condition
 
-    def _items(self, images: list, pairs: Mapping[str, dicom.Stack], workers: int) -> tuple[list[Item], list[Rejected]]:
+    def _items(self, images: list, pairs: Mapping[str, Mask], workers: int) -> tuple[list[Item], list[Rejected]]:
         root = Path(self.root).resolve()
-        firsts = [stack.files[0] for stack, _ in images] + [mask.files[0] for mask in pairs.values()]
+        firsts = [stack.files[0] for stack, _ in images] + [_files(mask)[0] for mask in pairs.values()]
         firsts = list(dict.fromkeys(firsts))
         named = dict(zip(firsts, dicom.parallel(_identifiers, firsts, workers, "reading identifiers"), strict=True))
         items, rejected = [], []
@@ -154,7 +170,7 @@ class DicomTree:
             first = stack.headers[0]
             mask = pairs.get(stack.key)
             try:
-                values = [value for part in (stack, mask) if part for value in (*_named(named[part.files[0]]), *_uids(part))]
+                values = [value for part in (stack, mask) if part for value in (*_named(named[_files(part)[0]]), *_uids(part))]
             except UnreadableImage as error:
                 rejected.append(_rejected(stack, error))
                 continue
@@ -169,7 +185,8 @@ class DicomTree:
                     modality=_MODALITY.get(first.modality, "OT"),
                     files=stack.files,
                     condition=condition,
-                    mask=mask.files if mask else (),
+                    mask=_files(mask) if mask else (),
+                    repairs=stack.repairs,
                     identifiers=tuple(
                         value for value in dict.fromkeys(values) if value.casefold() not in public and value.casefold() not in stated
                     ),
@@ -203,34 +220,58 @@ def _texts(stack: dicom.Stack, keyword: str) -> set[str]:
     return {header.text[keyword] for header in stack.headers}
 
 
+def _files(part: Mask) -> tuple[str, ...]:
+    return part.files if isinstance(part, dicom.Stack) else (part.path,)
+
+
+def _rejected(part: Mask, error: UnreadableImage) -> Rejected:
+    key = part.key if isinstance(part, dicom.Stack) else part.instance
+    return Rejected(key=key, files=len(_files(part)), code=error.code, reason=str(error))
+
+
+def _pair(images: Sequence[dicom.Stack], masks: Sequence[Mask]) -> tuple[dict[str, Mask], list[Rejected]]:
+    """Mask of each image by key, and the masks that are set aside. Two masks for one image are none: nobody said which."""
+    fits: dict[str, list[int]] = defaultdict(list)
+    misfits: dict[int, UnreadableImage] = {}
+    for number, mask in enumerate(masks):
+        for image in _candidates(mask, images):
+            try:
+                _require_fit(mask, image)
+                fits[image.key].append(number)
+            except UnreadableImage as error:
+                misfits[number] = error
+    pairs = {key: masks[numbers[0]] for key, numbers in fits.items() if len(numbers) == 1}
+    used = {numbers[0] for numbers in fits.values() if len(numbers) == 1}
+    contested = {number for numbers in fits.values() if len(numbers) > 1 for number in numbers}
+    rejected = []
+    for number, mask in enumerate(masks):
+        if number in used:
+            continue
+        if number in contested:
+            error = UnreadableImage("mask-unclear", "Several masks of the study fit the same image.")
+        else:
+            error = misfits.get(number) or UnreadableImage("mask-without-image", "The images that it belongs to are not there.")
+        rejected.append(_rejected(mask, error))
+    return pairs, rejected
+
+
+def _candidates(mask: Mask, images: Sequence[dicom.Stack]) -> list[dicom.Stack]:
+    """The images that it may be a mask of, going by what the headers say."""
+    if isinstance(mask, dicom.Segmentation):
+        return [image for image in images if mask.belongs_to(image.headers[0])]
+    return [image for image in images if _study(image) == _study(mask)]
+
+
 def _study(stack: dicom.Stack) -> tuple[str, ...]:
     first = stack.headers[0]
     return first.patient, first.issuer, first.study
 
 
-def _rejected(stack: dicom.Stack, error: UnreadableImage) -> Rejected:
-    return Rejected(key=stack.key, files=len(stack.files), code=error.code, reason=str(error))
-
-
-def _pair(images: list, masks: Mapping[tuple[str, ...], list[dicom.Stack]]) -> tuple[dict[str, dicom.Stack], list[Rejected]]:
-    """Mask of each image by key, and the masks that are set aside. Two masks for one image are none: nobody said which."""
-    pairs: dict[str, dicom.Stack] = {}
-    used: set[str] = set()
-    contested: set[str] = set()
-    for stack, _ in images:
-        fits = [mask for mask in masks.get(_study(stack), []) if mask.geometry.is_close(stack.geometry, SAME_GRID)]
-        if len(fits) == 1:
-            pairs[stack.key] = fits[0]
-            used.add(fits[0].key)
-        contested.update(mask.key for mask in fits if len(fits) > 1)
-    rejected = []
-    for mask in (mask for group in masks.values() for mask in group if mask.key not in used):
-        if mask.key in contested:
-            error = UnreadableImage("mask-unclear", "Several masks of the study fit the same image.")
-        else:
-            error = UnreadableImage("mask-without-image", "No image of its study lies on its grid.")
-        rejected.append(_rejected(mask, error))
-    return pairs, rejected
+def _require_fit(mask: Mask, image: dicom.Stack) -> None:
+    if isinstance(mask, dicom.Segmentation):
+        dicom.read_segmentation(mask.path, image.geometry)
+    elif not mask.geometry.is_close(image.geometry, SAME_GRID):
+        raise UnreadableImage("mask-without-image", "No image of its study lies on its grid.")
 
 
 def _identifiers(path: str) -> tuple[str, ...] | UnreadableImage:
@@ -246,5 +287,7 @@ def _named(outcome: tuple[str, ...] | UnreadableImage) -> tuple[str, ...]:
     return outcome
 
 
-def _uids(stack: dicom.Stack) -> list[str]:
-    return [uid for header in stack.headers for uid in (header.instance, header.series, header.study, header.reference) if uid]
+def _uids(part: Mask) -> list[str]:
+    if isinstance(part, dicom.Segmentation):
+        return [uid for uid in (part.instance, part.series, part.study) if uid]
+    return [uid for header in part.headers for uid in (header.instance, header.series, header.study, header.reference) if uid]
