@@ -23,7 +23,7 @@ WIDTHS = {"verdict": 10, "modality": 10, "files": 7, "shape": 14, "spacing": 18,
 @dataclass
 class Settings:
     path: str = field(metadata={"help": "a folder of DICOM files, any names, any depth"})
-    html: str = field(default="inspect.html", metadata={"help": "page with thumbnails; html= writes none"})
+    html: str | None = field(default="inspect.html", metadata={"help": "page with thumbnails; html= writes none"})
     json: str = field(default="", metadata={"help": "file with one row a series"})
     volumes: str = field(default="", metadata={"help": "folder for the accepted series as NIfTI, in stored units, not resampled"})
     repairs: list[str] = field(default_factory=lambda: list(HARMLESS), metadata={"help": f"allowed repairs, of {', '.join(REPAIRS)}"})
