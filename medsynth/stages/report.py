@@ -49,7 +49,7 @@ def work(run: Run, folder: Path) -> None:
         refuse_people(html, story.real)
         _write(shareable, html.encode())
         run.tracker.artifact(shareable, "report")
-        run.tracker.artifact(run.folder("train") / "denoiser", "model")
+        run.tracker.artifact(run.root / "train" / "denoiser", "model")
     # The receipt binds report.json, and that binds the page that is there after a pass alone.
     content = {**facts, "shareable_sha256": sha256_of(shareable) if shareable.exists() else None}
     _write(folder / "report.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
