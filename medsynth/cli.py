@@ -25,6 +25,8 @@ VERBS = {
 }
 TOOLS = {
     "inspect": "what an archive holds: which series can be read, which only after a repair, which not and why",
+    "push": "send a release to a PACS, by C-STORE or STOW-RS",
+    "pull": "fetch series from a PACS for prepare, by C-GET, C-MOVE or WADO-RS",
 }
 SETTINGS = {
     "run": ("run.name", "run.seed", "paths.runs", "paths.key", "tracking.uri"),

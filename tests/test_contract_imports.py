@@ -17,7 +17,9 @@ DOORS = {
     "omegaconf": {"config.py", "cli.py", "worker.py", "stages/", "tools/", "pipelines/"},
     "hydra": {"config.py", "pipelines/"},
     "torchvision": set(),
-    "requests": set(),
+    "requests": {"pacs/web.py"},
+    "dicomweb_client": {"pacs/web.py"},
+    "pynetdicom": {"pacs/dimse.py"},
 }
 
 
