@@ -27,6 +27,7 @@ TOOLS = {
     "inspect": "what an archive holds: which series can be read, which only after a repair, which not and why",
     "push": "send a release to a PACS, by C-STORE or STOW-RS",
     "pull": "fetch series from a PACS for prepare, by C-GET, C-MOVE or WADO-RS",
+    "deidentify": "the DICOM and NIfTI files of a folder, rebuilt without what names anybody",
 }
 SETTINGS = {
     "run": ("run.name", "run.seed", "paths.runs", "paths.key", "tracking.uri"),

@@ -1,0 +1,102 @@
+"""Pixels, decoded and written as they are: a compressed stream may hold comments, and bytes behind the last pixel may hold anything.
+
+Only what the header describes goes out, as explicit little endian; colours that were subsampled become RGB. Bits outside those stored are
+cleared where an overlay may lie in them (PS3.5 8.1.1).
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder, pack_bits
+from pydicom.tag import Tag
+
+from medsynth.errors import UnreadableImage
+from medsynth.io.dicom import refuse
+
+_PLAIN = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB")
+_FLOATS = {"FloatPixelData": "<f4", "DoubleFloatPixelData": "<f8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """``array`` (frame, row, column) or (frame, row, column, 3), as stored; ``photometric`` says how it is meant now."""
+
+    array: np.ndarray
+    photometric: str
+
+    @property
+    def colour(self) -> bool:
+        return self.array.ndim == 4
+
+
+def read(data: Dataset) -> Pixels:
+    """Decode all frames. Raises UnreadableImage (``not-an-image``, ``undecodable``, ``unsupported-transfer-syntax``)."""
+    photometric = str(data.get("PhotometricInterpretation", ""))
+    try:
+        frames = int(data.get("NumberOfFrames") or 1)
+        for keyword, dtype in _FLOATS.items():
+            if keyword in data:
+                shape = frames, int(data.Rows), int(data.Columns)
+                return Pixels(array=np.frombuffer(data[keyword].value, dtype, int(np.prod(shape))).reshape(shape), photometric=photometric)
+        if "PixelData" not in data:
+            raise refuse("not-an-image")
+        decoder = get_decoder(data.file_meta.TransferSyntaxUID)
+        if decoder.is_encapsulated and not decoder.is_available:
+            raise refuse("unsupported-transfer-syntax")
+        native = not decoder.is_encapsulated and photometric in _PLAIN
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array, known = decoder.as_array(data, raw=native, allow_excess_frames=False)
+    except UnreadableImage:
+        raise
+    except Exception:  # each decoder raises its own
+        raise refuse("undecodable") from None
+    array = array.reshape(frames, int(data.Rows), int(data.Columns), *((3,) if int(data.SamplesPerPixel) == 3 else ()))
+    if any((Tag(group, 0x0102) in data and data[Tag(group, 0x0102)].value) for group in range(0x6000, 0x6020, 2)):
+        array = _stored_bits(array, int(data.HighBit))
+    return Pixels(array=array, photometric=str(known["photometric_interpretation"]))
+
+
+def _stored_bits(array: np.ndarray, high: int) -> np.ndarray:
+    """Bits up to the high bit alone; the sign is kept, since the shift back is an arithmetic one."""
+    unused = array.dtype.itemsize * 8 - 1 - high
+    return (array << unused) >> unused
+
+
+def write(data: Dataset, pixels: Pixels) -> None:
+    """Put pixels into a rebuilt data set, and say how they are stored now."""
+    array = pixels.array
+    data.PhotometricInterpretation = pixels.photometric
+    if array.dtype.kind == "f":
+        keyword = next(keyword for keyword, dtype in _FLOATS.items() if np.dtype(dtype) == array.dtype)
+        setattr(data, keyword, array.tobytes())
+        return
+    if pixels.colour:
+        data.PlanarConfiguration = 0
+    if int(data.BitsAllocated) == 1:
+        stored = pack_bits(array.astype(np.uint8).ravel())
+    else:
+        data.BitsAllocated = array.dtype.itemsize * 8
+        stored = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    stored += b"\0" * (len(stored) % 2)
+    data.add_new(Tag("PixelData"), "OB" if int(data.BitsAllocated) <= 8 else "OW", stored)
+
+
+def grey(frame: np.ndarray) -> np.ndarray:
+    """A frame (row, column) or (row, column, 3) as uint8 (row, column), its values stretched over the whole range."""
+    image = (frame.max(axis=-1) if frame.ndim == 3 else frame).astype(np.float32)
+    low, high = np.percentile(image, (0.1, 99.9))
+    return np.zeros(image.shape, np.uint8) if high <= low else np.clip((image - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
+
+
+def masked(pixels: Pixels, boxes: Sequence[tuple[int, int, int, int]]) -> Pixels:
+    """The pixels with rectangles (left, top, right, bottom) set to the lowest value of their frame, in every frame."""
+    array = pixels.array.copy()
+    for frame in array:
+        lowest = frame.min()
+        for left, top, right, bottom in boxes:
+            frame[top:bottom, left:right] = lowest
+    return Pixels(array=array, photometric=pixels.photometric)
