@@ -28,6 +28,7 @@ TOOLS = {
     "push": "send a release to a PACS, by C-STORE or STOW-RS",
     "pull": "fetch series from a PACS for prepare, by C-GET, C-MOVE or WADO-RS",
     "deidentify": "the DICOM and NIfTI files of a folder, rebuilt without what names anybody",
+    "verify": "is a release whole, and who signed it; needs nothing but the release",
 }
 SETTINGS = {
     "run": ("run.name", "run.seed", "paths.runs", "paths.key", "tracking.uri"),

@@ -28,6 +28,7 @@ class RunSettings:
 class PathSettings:
     runs: str = "runs"
     key: str = "~/.config/medsynth/pseudonym.key"  # secret of the pseudonyms: outside every run folder
+    signing_key: str = ""  # Ed25519 key that signs releases; empty: signing.key beside paths.key
 
 
 @dataclass

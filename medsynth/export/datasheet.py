@@ -198,7 +198,7 @@ def _files(formats: Sequence[str]) -> list[str]:
     rows = [FORMATS[name] for name in formats] + [
         "`cases.tsv`: one row a case, with its seed and what was asked of it; `manifest.jsonl`: the same with the SHA-256 of its files",
         "`audit.json`, `metrics.json`: the evidence, in aggregate numbers; `report.html` (where there is one): the same to read",
-        "`SHA256SUMS`: of every file; verify with `sha256sum -c SHA256SUMS`",
+        "`SHA256SUMS`, `signature.json`: of every file, and signed; check with `medsynth verify .` or `sha256sum -c SHA256SUMS`",
     ]
     return ["## Files", "\n".join(f"- {row}" for row in rows)]
 

@@ -15,10 +15,10 @@ from medsynth.errors import MedsynthError
 KEY_BYTES = 32
 
 
-def load_key(path: Path | str) -> bytes:
-    """The secret of the pseudonyms; a new one of 32 random bytes, readable by its owner alone, where there is none.
+def load_key(path: Path | str, *, setting: str = "paths.key") -> bytes:
+    """The 32 secret bytes that ``setting`` names; new random ones, readable by the owner alone, where there are none.
 
-    Whoever loses it cannot match old pseudonyms to new ones; whoever publishes it publishes the pseudonyms' meaning.
+    Whoever loses the key of the pseudonyms cannot match old ones to new ones; whoever publishes it publishes their meaning.
     """
     path = Path(path).expanduser()
     try:
@@ -28,7 +28,7 @@ def load_key(path: Path | str) -> bytes:
         key = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
         raise MedsynthError(
-            f"The key file {path} cannot be read or made ({error.strerror}). Set paths.key to a file of your own."
+            f"The key file {path} cannot be read or made ({error.strerror}). Set {setting} to a file of your own."
         ) from error
     if status.st_mode & 0o077:
         raise MedsynthError(f"The key file {path} is open to others (mode {status.st_mode & 0o777:03o}). Run: chmod 600 {path}")

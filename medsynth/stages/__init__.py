@@ -72,7 +72,7 @@ STAGES: Mapping[str, Stage] = {
     "release": Stage(
         settings=("release", "audit.level"),
         needs=("prepare", "train", "sample", "audit", "evaluate", "report"),
-        outputs=("SHA256SUMS",),
+        outputs=("SHA256SUMS", "signature.json"),
         whole=True,
     ),
 }

@@ -23,7 +23,7 @@ from medsynth import __version__
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.config import ReleaseSettings
 from medsynth.errors import MedsynthError, Refused
-from medsynth.export import datasheet, dicom, nifti, segmentation
+from medsynth.export import datasheet, dicom, nifti, seal, segmentation
 from medsynth.io.identifiers import WEAK
 from medsynth.io.pseudonyms import load_key
 from medsynth.io.search import find
@@ -33,7 +33,6 @@ from medsynth.tracking import PRIVATE
 
 log = logging.getLogger(__name__)
 
-SUMS = "SHA256SUMS"
 SMALL_CELL = 11  # numbers about fewer real people than this stay inside (the customary bound of 9 % risk)
 EVIDENCE = ("prepare", "train", "sample", "audit", "evaluate", "report")
 
@@ -65,14 +64,20 @@ def work(run: Run, folder: Path) -> None:
             raise _refusal(leaks, reason)
         # Last, as they add nothing but hashes, and of a hundred thousand of these some hold the digits of somebody's birthday.
         _write_manifest(cohort, written, partial)
-        _write_sums(partial)
+        fingerprint = seal.seal(partial, load_key(_signing_key(run), setting="paths.signing_key"))
         shutil.rmtree(folder, ignore_errors=True)  # it arrived before, but its receipt did not
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     run.tracker.dataset("released", cohort.digest, len(cohort), "release")
     run.tracker.artifact(folder / "datasheet.md", "release")
-    log.info("release: %d cases%s", len(cohort), ", IN SPITE OF ITS EVIDENCE (release.override)" if objections else "")
+    in_spite = ", IN SPITE OF ITS EVIDENCE (release.override)" if objections else ""
+    log.info("release: %d cases%s, signed by %s", len(cohort), in_spite, fingerprint)
+
+
+def _signing_key(run: Run) -> Path:
+    paths = run.settings.paths
+    return Path(paths.signing_key or Path(paths.key).with_name("signing.key"))
 
 
 def _refusal(objections: Sequence[Objection], reason: str) -> Refused:
@@ -262,21 +267,6 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _write_sums(folder: Path) -> None:
-    """As ``sha256sum`` writes it, so that ``sha256sum -c`` reads it; in the order of names."""
-    lines = [f"{sha256_of(path)}  {name}\n" for name, path in _files(folder).items()]
-    with (folder / SUMS).open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """All files that the sums cover, by their name in the release: not the sums, nor the receipt that is written after them."""
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
-    return {name: found[name] for name in sorted(found) if name not in (SUMS, RECEIPT)}
-
-
 # ------------------------------------------------------------------------------------------------------------------------ real people
 
 
@@ -308,7 +298,7 @@ def leaks_in(run: Run, folder: Path) -> list[Objection]:
     """What the staged bytes hold of real people: a pseudonym in a text, or an identifier that ``prepare`` saw in anything."""
     people = _names_of(Cohort.read(run.folder("prepare") / "cohort.jsonl"))
     found = []
-    for name, path in _files(folder).items():
+    for name, path in seal.files_of(folder).items():
         if path.suffix in (".json", ".jsonl", ".tsv", ".md", ".html") and _mentions(path.read_text(encoding="utf-8"), people):
             found.append(Objection("real-case", f"{name} names a real case or subject by its pseudonym."))
     hits = find(run.folder("prepare") / "identifiers.json", load_key(run.settings.paths.key), [folder])
@@ -320,23 +310,3 @@ def leaks_in(run: Run, folder: Path) -> list[Objection]:
         why = "cannot be searched" if of_file == {"unscanned"} else f"holds an identifier that prepare saw ({', '.join(sorted(of_file))})"
         found.append(Objection("identifier", f"{name} {why}."))
     return found
-
-
-# ---------------------------------------------------------------------------------------------------------------------------- verify
-
-
-def verify(folder: Path) -> list[str]:
-    """Hash a release again. Returns what is ``changed``, ``missing`` or ``extra`` against its ``SHA256SUMS``, each with the file's name;
-    nothing where it is whole."""
-    sums = folder / SUMS
-    if not sums.is_file():
-        return [f"missing {SUMS}"]
-    expected = dict(reversed(line.split("  ", 1)) for line in sums.read_text(encoding="utf-8").splitlines())
-    found = _files(folder)
-    problems = [f"missing {name}" for name in expected if name not in found]
-    problems += [f"extra {name}" for name in found if name not in expected]
-    # a link may point anywhere: it is no file of the release, whatever it points to
-    problems += [
-        f"changed {name}" for name, path in found.items() if name in expected and (path.is_symlink() or sha256_of(path) != expected[name])
-    ]
-    return sorted(problems)

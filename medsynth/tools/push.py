@@ -13,10 +13,10 @@ import pydicom
 from tqdm import tqdm
 
 from medsynth.errors import MedsynthError
+from medsynth.export.seal import verify
 from medsynth.io.dicom import is_dicom
 from medsynth.pacs.connection import Address, Connection
 from medsynth.pacs.transfer import Journal, archive_at, push
-from medsynth.stages.release import verify
 
 log = logging.getLogger(__name__)
 

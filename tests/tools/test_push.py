@@ -11,7 +11,7 @@ import pytest
 from medsynth import cli, tools
 from medsynth.errors import MedsynthError, SettingsError
 from medsynth.export.dicom import write
-from medsynth.stages.release import _write_sums
+from medsynth.export.seal import seal
 from tests.export.conftest import made_by, synthetic  # noqa: F401
 from tests.export.test_export_dicom import ramp
 
@@ -22,7 +22,7 @@ NOWHERE = "to=dicom://ARCHIVE@127.0.0.1:1"
 def released(synthetic, made_by, tmp_path) -> Path:  # noqa: F811
     cohort = synthetic(ramp((8, 10, 3)), "MR")
     write(cohort, cohort.cases[0], tmp_path / "release" / "dicom" / "a", made_by)
-    _write_sums(tmp_path / "release")
+    seal(tmp_path / "release", bytes(32))
     return tmp_path / "release"
 
 
@@ -48,7 +48,7 @@ def test_an_object_that_does_not_say_that_it_is_synthetic_is_never_sent(released
     image = pydicom.dcmread(file)
     del image.SyntheticData
     image.save_as(file)
-    _write_sums(released)
+    seal(released, bytes(32))
     with pytest.raises(MedsynthError, match="1 of 3 DICOM files do not say Synthetic Data"):
         push(released, "unverified=true")
 
@@ -62,7 +62,7 @@ def test_a_folder_without_images_and_no_folder_are_errors(tmp_path) -> None:
 
 def test_a_release_in_spite_of_its_evidence_says_so_when_it_is_sent(released, caplog) -> None:
     (released / "audit.json").write_text(json.dumps({"released_in_spite_of": {"reason": "a test"}}))
-    _write_sums(released)
+    seal(released, bytes(32))
     with pytest.raises(MedsynthError, match="makes no association"):
         push(released)
     assert "IN SPITE OF ITS EVIDENCE" in caplog.text
