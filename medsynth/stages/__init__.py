@@ -64,7 +64,9 @@ STAGES: Mapping[str, Stage] = {
         objects=("schedule", "sampler", "guidance"),
         outputs=("cohort.jsonl",),
     ),
-    "audit": Stage(settings=("run.seed", "audit", "check"), needs=("prepare", "sample"), objects=("check",), outputs=("findings.json",)),
+    "audit": Stage(
+        settings=("run.seed", "audit", "check"), needs=("prepare", "sample"), objects=("check",), outputs=("findings.json", "looks.json")
+    ),
     "evaluate": Stage(
         settings=("run.seed", "evaluate", "metric"), needs=("prepare", "sample"), objects=("metric",), outputs=("metrics.json",)
     ),

@@ -1,7 +1,8 @@
 """The stage that attacks the cohort: every check looks at the same evidence, at a level of proof that was chosen before.
 
-Reads the cohorts of `prepare` and `sample`. Writes ``findings.json`` and, for eyes inside the building, ``pairs/``: synthetic cases beside
-their nearest training and held-out cases. A failing verdict is no failure of the stage: the report shows it, and the release refuses.
+Reads the cohorts of `prepare` and `sample`. Writes the look into the ledger before it is taken, then ``findings.json``, ``looks.json``
+with all looks at cohorts of this training set and, for eyes inside the building, ``pairs/``: synthetic cases beside their nearest training
+and held-out cases. A failing verdict is no failure of the stage: the report shows it, and the release refuses.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from medsynth.audit import ledger
 from medsynth.audit.finding import Check, Evidence, Finding, Verdict
 from medsynth.audit.level import level_named
 from medsynth.cohort import Cohort
@@ -39,12 +41,19 @@ def work(run: Run, folder: Path) -> None:
         identifiers=run.folder("prepare") / "identifiers.json",
         key=_key(run),
     )
+    look = {"train": evidence.train.digest, "synthetic": evidence.synthetic.digest, "level": level.name, "seed": evidence.seed}
+    cohorts = {"train": evidence.train, "holdout": evidence.holdout, "synthetic": evidence.synthetic}
+    sizes = {name: {"cases": len(cohort), "subjects": len(set(cohort.subjects))} for name, cohort in cohorts.items()}
+    path = run.root.parent / ledger.LEDGER
+    ledger.write(path, look | {"limits": level.as_json(), "checks": sorted(checks), "sizes": sizes})
     findings: list[Finding] = []
     for name in (progress := tqdm(sorted(checks), desc="audit", unit="check")):
         progress.set_postfix_str(name)
         findings.append(checks[name](evidence))
         log.info("%s: %s. %s", name, findings[-1].verdict, findings[-1].why)
     verdict = verdict_of(findings)
+    ledger.write(path, look | {"verdict": verdict})
+    _write(folder / "looks.json", json.dumps(ledger.looks(path, evidence.train.digest), indent=1, sort_keys=True) + "\n")
     _draw_pairs(evidence, findings, folder / "pairs")
     result = {
         "level": level.as_json(),

@@ -25,7 +25,13 @@ from medsynth.receipt import RECEIPT, Receipt
 from medsynth.tracking import PRIVATE
 
 STAGES = ("prepare", "train", "sample", "audit", "evaluate")
-REQUIRED = (("prepare", "cohort.jsonl"), ("sample", "cohort.jsonl"), ("audit", "findings.json"), ("evaluate", "metrics.json"))
+REQUIRED = (
+    ("prepare", "cohort.jsonl"),
+    ("sample", "cohort.jsonl"),
+    ("audit", "findings.json"),
+    ("audit", "looks.json"),
+    ("evaluate", "metrics.json"),
+)
 USE = {
     "train": "the model learned from them",
     "validation": "watched during training",
@@ -42,6 +48,7 @@ class Story:
     real: Cohort
     synthetic: Cohort
     findings: Mapping[str, Any]
+    looks: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, Any]
     receipts: Mapping[str, Receipt]
     rejected: Sequence[Mapping[str, Any]] = ()
@@ -79,6 +86,7 @@ def read(root: Path) -> Story:
         real=Cohort.read(root / "prepare" / "cohort.jsonl"),
         synthetic=Cohort.read(root / "sample" / "cohort.jsonl"),
         findings=json.loads((root / "audit" / "findings.json").read_text(encoding="utf-8")),
+        looks=json.loads((root / "audit" / "looks.json").read_text(encoding="utf-8")),
         metrics=json.loads((root / "evaluate" / "metrics.json").read_text(encoding="utf-8")),
         receipts=receipts,
         rejected=_rows(root / "prepare" / "rejected.jsonl"),
@@ -118,6 +126,7 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         "tally": {v: required.count(v) for v in ("pass", "fail", "inconclusive")} | {"total": len(required)},
         "quality": {"inside": sum(compared), "total": len(compared)},
         "findings": findings,
+        "looks": [{"digest": look["synthetic"][:12], **{name: look[name] for name in ("level", "verdict")}} for look in story.looks],
         "scores": scores,
         "groups": [_score(row) for row in story.metrics.get("groups", [])],
         "baselines": _baselines(story.metrics.get("baselines", []), scores),

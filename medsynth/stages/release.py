@@ -199,6 +199,8 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     people = _names_of(real)
     audit = without_people(json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8")), people)
     metrics = without_people(json.loads((run.folder("evaluate") / "metrics.json").read_text(encoding="utf-8")), people)
+    looks = json.loads((run.folder("audit") / "looks.json").read_text(encoding="utf-8"))
+    audit["looks"] = [{name: look[name] for name in ("synthetic", "level", "seed", "verdict")} for look in looks]
     released = {"reason": reason, "objections": [str(objection) for objection in objections]}
     _write_json(folder / "audit.json", audit | ({"released_in_spite_of": released} if reason else {}))
     metrics["groups"] = [row for row in metrics.get("groups", []) if row["n_real"] >= SMALL_CELL]

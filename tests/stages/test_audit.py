@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from medsynth.audit.finding import Evidence, Finding
+from medsynth.audit.ledger import LEDGER
 from medsynth.audit.level import LEVELS
 from medsynth.audit.memorization import Memorization
 from medsynth.cohort import Cohort
@@ -127,3 +128,19 @@ def test_the_nearest_pairs_are_drawn_and_the_findings_are_the_same_bytes_again(r
     first = (run.folder("audit") / "findings.json").read_bytes()
     findings_of(run)
     assert (run.folder("audit") / "findings.json").read_bytes() == first
+
+
+def test_the_look_is_written_down_before_it_is_taken(run: Run) -> None:
+    path = run.root.parent / LEDGER
+
+    def broken(evidence: Evidence) -> Finding:
+        (line,) = path.read_text().splitlines()
+        assert json.loads(line)["limits"]["name"] == "demo"
+        assert json.loads(line)["sizes"]["holdout"] == {"cases": 8, "subjects": 8}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        findings_of(replace(run, objects={"check": {"one": broken}}))
+    findings_of(replace(run, objects={"check": {"one": Watching("one", "pass")}}))
+    (look,) = json.loads((run.folder("audit") / "looks.json").read_text())
+    assert look["verdict"] == "pass"

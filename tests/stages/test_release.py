@@ -65,6 +65,7 @@ class Lab:
         content = {"verdict": self.verdict, "level": LEVELS[self.level].as_json(), "unit": "subject", "findings": self.findings}
         content |= {"synthetic": self.synthetic.digest, "train": real.split("train").digest} | self.digests
         self.text("audit/findings.json", json.dumps(content))
+        self.text("audit/looks.json", json.dumps([{"synthetic": "0" * 64, "level": "strict", "seed": 1, "verdict": "fail", "limits": {}}]))
         scores = {"name": "kid", "features": "texture", "value": 0.031, "interval": [0.02, 0.042], "anchor": 0.001}
         scores |= {"anchor_interval": [-0.002, 0.004], "best": "low", "status": "ok", "reason": "", "n_real": 4, "n_synthetic": 3}
         groups = [{**scores, "group": "class=a", "n_real": 3}, {**scores, "group": "class=b", "n_real": 30}]
@@ -168,6 +169,9 @@ def test_a_cohort_whose_evidence_passes_leaves_whole(lab: Lab) -> None:
     }
     assert verify(folder) == []
     subprocess.run(["sha256sum", "-c", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=True)
+    assert json.loads((folder / "audit.json").read_text())["looks"] == [
+        {"synthetic": "0" * 64, "level": "strict", "seed": 1, "verdict": "fail"}
+    ]
     assert not list(lab.root.glob(".release*"))
     assert lab.sent[0] == ("dataset", "released", lab.synthetic.digest, 3, "release")
 

@@ -183,6 +183,11 @@ def make_run(root: Path, verdict: str = "pass", level: str = "strict", shape=(16
     for step in (100, 200):
         (root / f"train/previews/step-{step:06d}.png").write_bytes(figures.png(np.full((16, 64), step, np.uint8)))
     (root / "audit/findings.json").write_text(json.dumps(findings(verdict, level)))
+    looks = [
+        {"synthetic": "a" * 64, "level": level, "seed": 1, "verdict": ""},
+        {"synthetic": "b" * 64, "level": level, "seed": 2, "verdict": verdict},
+    ]
+    (root / "audit/looks.json").write_text(json.dumps(looks))
     (root / "evaluate/metrics.json").write_text(json.dumps(metrics()))
     sign(root)
     return root
