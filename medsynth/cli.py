@@ -24,6 +24,7 @@ VERBS = {
     "release": "write release/ if every verdict allows it; else say why not and exit with 3",
 }
 TOOLS = {
+    "plan": "which level of proof so many subjects can reach; ask before anybody trains",
     "inspect": "what an archive holds: which series can be read, which only after a repair, which not and why",
     "push": "send a release to a PACS, by C-STORE or STOW-RS",
     "pull": "fetch series from a PACS for prepare, by C-GET, C-MOVE or WADO-RS",

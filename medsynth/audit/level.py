@@ -97,6 +97,27 @@ LEVELS = {
 }
 
 
+def shortage(name: str, holdout: int, synthetic: int) -> str:
+    """What is too little for a pass at this level, and what would do; nothing where it can be reached.
+
+    ``holdout`` counts held-out subjects, ``synthetic`` cases to be drawn.
+    """
+    level = level_named(name)
+    short = [
+        f"{wanted} {what} are needed, there are {found}"
+        for wanted, found, what in (
+            (level.holdout, holdout, "held-out subjects"),
+            (level.synthetic, synthetic, "synthetic cases"),
+        )
+        if found < wanted
+    ]
+    if not short:
+        return ""
+    fitting = [other.name for other in LEVELS.values() if holdout >= other.holdout and synthetic >= other.synthetic]
+    ways = f"These can be reached: {', '.join(fitting)}." if fitting else "No level can be reached."
+    return f"audit.level={name} cannot be passed: {'; '.join(short)}. {ways}"
+
+
 def level_named(name: str) -> Level:
     """The level of this name; an unknown name is an error that lists the known ones."""
     if name not in LEVELS:

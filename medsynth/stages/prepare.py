@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medsynth import __version__
+from medsynth.audit.level import shortage
 from medsynth.cohort import SPLITS, Case, Cohort, Header, split_subjects
 from medsynth.conditions import ConditionSchema
 from medsynth.config import DataSettings
@@ -115,6 +116,9 @@ def work(run: Run, folder: Path) -> None:
     cohort.write(folder / "cohort.jsonl")
     run.tracker.metrics({f"prepare/{name}": value for name, value in summary.items() if isinstance(value, int)})
     run.tracker.dataset("real", cohort.digest, len(cohort), "training")
+    holdout = len(set(cohort.split("holdout").subjects))
+    if short := shortage(run.settings.audit.level, holdout, run.settings.sampling.cases):
+        log.warning("prepare: %s A larger data.splits.holdout, more subjects or more sampling.cases help; nobody has trained yet.", short)
     log.info("prepare: %d cases of %d %ss; rejected: %s", len(cohort), len(set(cohort.subjects)), source.unit, _reasons(rejected) or "none")
 
 

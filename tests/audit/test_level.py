@@ -4,8 +4,9 @@ from dataclasses import fields
 
 import pytest
 
-from medsynth.audit.level import LEVELS, Level, level_named
+from medsynth.audit.level import LEVELS, Level, level_named, shortage
 from medsynth.audit.rates import calibration_units, clopper_pearson, paired_difference, units_for_upper_bound
+from medsynth.cli import main
 from medsynth.errors import SettingsError
 
 
@@ -49,3 +50,26 @@ def test_the_claim_says_its_numbers_and_promises_no_anonymity(level: Level) -> N
 def test_an_unknown_level_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"audit\.level=stern .* strict, standard, demo"):
         level_named("stern")
+
+
+@pytest.mark.parametrize(
+    ("holdout", "synthetic", "fitting"),
+    [(400, 1000, ""), (399, 1000, "standard, demo"), (400, 999, "standard, demo"), (20, 20, "reached: demo"), (3, 9, "No level")],
+)
+def test_a_level_out_of_reach_is_said_with_those_within(holdout: int, synthetic: int, fitting: str) -> None:
+    said = shortage("strict", holdout, synthetic)
+    assert bool(said) == bool(fitting)
+    assert fitting in said
+    assert (f"there are {holdout}" in said) == (holdout < 400)
+
+
+def test_the_plan_tells_the_holdout_that_each_level_needs(capsys: pytest.CaptureFixture) -> None:
+    assert main(["plan", "200"]) == 0
+    said = capsys.readouterr().out
+    assert "200 subjects, 40 of them held out" in said
+    assert "audit.level=strict: OUT OF REACH" in said
+    assert "audit.level=standard: within reach" in said
+    assert "400 are needed for the holdout alone" in said
+    assert main(["plan", "2000", "holdout=0.1", "cases=1000"]) == 0
+    assert "data.splits.holdout=0.20 or more" in capsys.readouterr().out
+    assert main(["plan", "0"]) == 2

@@ -1,0 +1,33 @@
+"""plan: which level of proof can so many subjects reach. To be asked before anybody trains."""
+
+from dataclasses import MISSING, dataclass, field
+
+from medsynth.audit.level import LEVELS, shortage
+from medsynth.errors import SettingsError
+
+
+@dataclass
+class Settings:
+    subjects: int = field(default=MISSING, metadata={"help": "people in the archive (images, where the source knows no people)"})
+    holdout: float = field(default=0.2, metadata={"help": "share of them that is held out: data.splits.holdout"})
+    cases: int = field(default=200, metadata={"help": "synthetic cases to be drawn: sampling.cases"})
+
+
+def run(settings: Settings) -> None:
+    """Print what each level needs, what a pass at it claims, and whether it can be reached."""
+    if settings.subjects < 1 or not 0 < settings.holdout < 1 or settings.cases < 1:
+        raise SettingsError("plan: subjects and cases are counts from 1, holdout is a share between 0 and 1.")
+    held_out = int(settings.subjects * settings.holdout)
+    print(f"{settings.subjects} subjects, {held_out} of them held out, {settings.cases} synthetic cases")
+    for level in LEVELS.values():
+        print(
+            f"\naudit.level={level.name}: {'OUT OF REACH' if (short := shortage(level.name, held_out, settings.cases)) else 'within reach'}"
+        )
+        print(f"  needs   {level.holdout} held-out subjects and {level.synthetic} synthetic cases")
+        if short and settings.subjects > level.holdout:
+            print(
+                f"  way out data.splits.holdout={level.holdout / settings.subjects:.2f} or more, sampling.cases={level.synthetic} or more"
+            )
+        elif short:
+            print(f"  way out more subjects: {level.holdout} are needed for the holdout alone")
+        print(f"  claims  {level.claim}")
