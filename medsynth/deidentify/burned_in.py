@@ -24,6 +24,7 @@ LOWEST, HIGHEST = 4, 64  # pixels of a letter's height
 FAINTEST = 16  # of 255: the least that a letter stands out
 MARGIN = 3  # pixels masked around a word
 SIZE = 1024  # pixels: smaller pictures are looked at enlarged
+FRAMES = 8  # looked at one by one
 TIMEOUT = 120  # seconds for one picture
 # Modalities whose pictures are made of screens: ultrasound, secondary capture, other
 SCREENS = frozenset({"US", "SC", "OT", "IVUS", "ES", "XC", "DOC"})
@@ -71,6 +72,26 @@ def outside_regions(data: Dataset) -> list[Box]:
     rows, columns = int(data.Rows), int(data.Columns)
     bands = [(0, 0, columns, top), (0, bottom, columns, rows), (0, top, left, bottom), (right, top, columns, bottom)]
     return [(a, b, c, d) for a, b, c, d in bands if c > a and d > b]
+
+
+def find_in_frames(frames: np.ndarray) -> list[Box]:
+    """Boxes of words in frames (frame, row, column) or (frame, row, column, 3) of any type: they hold for all frames.
+
+    Of many frames some are looked at one by one, and the brightest and the darkest of all.
+    """
+    if len(frames) <= FRAMES:
+        pictures = list(frames)
+    else:
+        spread = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
+        pictures = [frames.max(axis=0), frames.min(axis=0), *frames[spread]]
+    return [box for picture in pictures for box in find(_grey(picture))]
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    """A frame (row, column) or (row, column, 3) as uint8 (row, column), its values stretched over the whole range."""
+    image = (frame.max(axis=-1) if frame.ndim == 3 else frame).astype(np.float32)
+    low, high = np.percentile(image, (0.1, 99.9))
+    return np.zeros(image.shape, np.uint8) if high <= low else np.clip((image - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
 
 
 def find(image: np.ndarray) -> list[Box]:

@@ -7,6 +7,7 @@ named in it by pseudonyms; the way back is written only where the caller gives a
 import json
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -154,6 +155,11 @@ class _Task:
 
     def __call__(self, path: Path) -> Verdict:
         name = _name(self.cleaner.key, self.root, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote values
+            return self._verdict(path, name)
+
+    def _verdict(self, path: Path, name: str) -> Verdict:
         try:
             suffix = "".join(path.suffixes[-2:]).lower() if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
             if suffix in (".nii", ".nii.gz"):

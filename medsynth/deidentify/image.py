@@ -1,6 +1,7 @@
 """One DICOM image file, from bytes to bytes: data set, pixels, text in them, faces, and what is said about it afterwards."""
 
 import os
+import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,6 @@ from medsynth.errors import UnreadableImage
 from medsynth.io import dicom
 from medsynth.io.pseudonyms import new_uid
 
-FRAMES = 8  # of a longer image that are looked at one by one for text, beside the brightest and the darkest over all
 WRITER = "2.25.147888207105306213471529404921117713238"  # Implementation Class UID: a fixed UUID
 CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 
@@ -87,7 +87,7 @@ class Cleaner:
             raise UnreadableImage("burned-in-text", f"It may show text: {suspicion.why}. Set burned_in=mask to mask what is found.")
         if not can_search:
             return found, False
-        boxes = [box for picture in _pictures(found) for box in burned_in.find(picture)]
+        boxes = burned_in.find_in_frames(found.array)
         if self.burned_in == "mask":
             boxes += burned_in.outside_regions(data)
             return (pixels.masked(found, boxes) if boxes else found), True
@@ -96,17 +96,10 @@ class Cleaner:
         return found, True
 
 
-def _pictures(found: pixels.Pixels) -> list[np.ndarray]:
-    """The frames to look at, as uint8."""
-    count = len(found.array)
-    if count <= FRAMES:
-        return [pixels.grey(found.array[k]) for k in range(count)]
-    spread = [pixels.grey(found.array[k]) for k in np.linspace(0, count - 1, FRAMES).round().astype(int)]
-    return [pixels.grey(found.array.max(axis=0)), pixels.grey(found.array.min(axis=0)), *spread]
-
-
 def searched_overlay(packed: bytes, rows: int, columns: int) -> bool:
-    """Whether a packed overlay plane shows no text."""
+    """Whether a packed overlay plane shows no text, and is none."""
+    if re.search(rb"[0-9A-Za-z^ ]{6}", packed):
+        return False
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")[: rows * columns]
     return not burned_in.find(bits.reshape(rows, columns) * np.uint8(255))
 

@@ -85,13 +85,6 @@ def write(data: Dataset, pixels: Pixels) -> None:
     data.add_new(Tag("PixelData"), "OB" if int(data.BitsAllocated) <= 8 else "OW", stored)
 
 
-def grey(frame: np.ndarray) -> np.ndarray:
-    """A frame (row, column) or (row, column, 3) as uint8 (row, column), its values stretched over the whole range."""
-    image = (frame.max(axis=-1) if frame.ndim == 3 else frame).astype(np.float32)
-    low, high = np.percentile(image, (0.1, 99.9))
-    return np.zeros(image.shape, np.uint8) if high <= low else np.clip((image - low) * (255 / (high - low)), 0, 255).astype(np.uint8)
-
-
 def masked(pixels: Pixels, boxes: Sequence[tuple[int, int, int, int]]) -> Pixels:
     """The pixels with rectangles (left, top, right, bottom) set to the lowest value of their frame, in every frame."""
     array = pixels.array.copy()

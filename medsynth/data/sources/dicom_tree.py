@@ -12,9 +12,12 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from medsynth.conditions import Value
 from medsynth.data.source import Item, Rejected, Scan
+from medsynth.deidentify import burned_in
+from medsynth.deidentify.faces import is_head
 from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
 from medsynth.io import dicom
 from medsynth.io.identifiers import identifying_values
@@ -24,6 +27,7 @@ OLDEST = 90.0  # years: higher ages single people out (45 CFR 164.514(b)(2)(i)(C
 SAME_GRID = 0.01  # mm: masks are written with rounded positions
 _MODALITY = {"CT": "CT", "MR": "MR"} | dict.fromkeys(dicom.PROJECTION, "DX")
 _DEMOGRAPHY = ("PatientAge", "PatientBirthDate", "PatientSex", "StudyDate", "SeriesDate", "AcquisitionDate", "SeriesDescription")
+_TOLD = ("BurnedInAnnotation", "ConversionType", "BodyPartExamined", "ProtocolName", "StudyDescription", "SeriesDescription")
 
 Mask = dicom.Stack | dicom.Segmentation
 
@@ -36,7 +40,7 @@ class DicomTree:
     attribute of the condition ``diagnosis``, or is empty. Series whose description matches ``mask_series`` are label maps of those images
     of their study that lie on the same grid; segmentation objects are label maps of the images that they refer to, all of them or, with
     ``mask_series``, those whose description matches. ``repairs`` are the defects, of `medsynth.io.dicom.REPAIRS`, that are repaired and
-    not refused.
+    not refused. ``burned_in`` says what becomes of images that show text (keep, reject, mask) and ``faces`` of heads (keep, reject).
     """
 
     unit = "subject"
@@ -52,6 +56,8 @@ class DicomTree:
         mask_series: str = "",
         diagnosis_from: str = "AdmittingDiagnosesDescription",
         repairs: Sequence[str] = dicom.HARMLESS,
+        burned_in: str = "keep",
+        faces: str = "keep",
     ) -> None:
         self.root = root
         self.licence = licence
@@ -62,13 +68,15 @@ class DicomTree:
         self.mask_series = mask_series
         self.diagnosis_from = diagnosis_from
         self.repairs = repairs
+        self.burned_in = burned_in
+        self.faces = faces
 
     def scan(self, *, workers: int) -> Scan:
         """Read all headers, judge all series. Raises SettingsError for rules that cannot be applied."""
         if not Path(self.root).is_dir():
             raise MedsynthError(f"source.root={self.root} is not a folder.")
         classes = self._classes()
-        keywords = [keyword for keyword in (*_DEMOGRAPHY, self.class_from, self.diagnosis_from) if keyword]
+        keywords = [keyword for keyword in (*_DEMOGRAPHY, *_TOLD, self.class_from, self.diagnosis_from) if keyword]
         found = dicom.scan(self.root, workers=workers, keywords=keywords)
         stacks, refusals = dicom.stacks(found.headers, found.refusals, self.repairs)
         rejected = [Rejected(key=r.key, files=len(r.files), code=r.code, reason=r.reason) for r in (*found.refusals, *refusals)]
@@ -80,6 +88,7 @@ class DicomTree:
                 if self._is_mask(stack):
                     masks.append(stack)
                 else:
+                    self._check_told(stack)
                     images.append((stack, self._condition(stack, classes)))
             except UnreadableImage as error:
                 rejected.append(_rejected(stack, error))
@@ -97,7 +106,7 @@ class DicomTree:
 
     def open(self, item: Item) -> Volume:
         """The image and its mask, in stored units. Raises UnreadableImage."""
-        image = dicom.read_series(item.files, repairs=self.repairs)
+        image = self._without_text(dicom.read_series(item.files, repairs=self.repairs))
         if not item.mask:
             return image
         if dicom.is_segmentation(item.mask[0]):
@@ -120,6 +129,11 @@ class DicomTree:
                 raise SettingsError(f"source.{name}={keyword} is no DICOM keyword. Write it as in PS3.6, such as SeriesDescription.")
         if unknown := [name for name in self.repairs if name not in dicom.REPAIRS]:
             raise SettingsError(f"source.repairs: there is no repair {unknown[0]!r}. There are {', '.join(dicom.REPAIRS)}.")
+        for name, value, known in (("burned_in", self.burned_in, ("keep", "reject", "mask")), ("faces", self.faces, ("keep", "reject"))):
+            if value not in known:
+                raise SettingsError(f"source.{name}={value}: it is one of {', '.join(known)}.")
+        if self.burned_in == "mask" and not burned_in.is_installed():
+            raise SettingsError("source.burned_in=mask needs tesseract. Install it (apt-get install tesseract-ocr), or use reject.")
         try:
             re.compile(self.mask_series)
             return {str(name): re.compile(str(pattern), re.IGNORECASE) for name, pattern in (self.class_map or {}).items()}
@@ -127,6 +141,30 @@ class DicomTree:
             raise SettingsError(
                 f"{error.pattern!r} in source.class_map or source.mask_series is no regular expression: {error.msg}."
             ) from error
+
+    def _check_told(self, stack: dicom.Stack) -> None:
+        """Raises UnreadableImage where the attributes tell of text in the pixels, or of a head, and the settings do not want such."""
+        told = Dataset()
+        told.Modality, told.ImageType = stack.headers[0].modality, list(stack.headers[0].image_type)
+        for keyword in _TOLD:
+            setattr(told, keyword, stack.headers[0].text[keyword])
+        suspicion = burned_in.suspicion(told)
+        if suspicion and self.burned_in == "reject" and (suspicion.certain or told.BurnedInAnnotation != "NO"):
+            raise UnreadableImage("burned-in-text", f"It may show text: {suspicion.why}. Allow it with source.burned_in.")
+        if self.faces == "reject" and is_head(told):
+            raise UnreadableImage("face", "It shows a head, whose face can be recognised. Allow it with source.faces=keep.")
+
+    def _without_text(self, image: Volume) -> Volume:
+        """The image with text masked. Raises UnreadableImage where text is rejected and seen."""
+        if self.burned_in == "keep" or not burned_in.is_installed():
+            return image
+        boxes = burned_in.find_in_frames(image.array[0].transpose(2, 1, 0))
+        if boxes and self.burned_in == "reject":
+            raise UnreadableImage("burned-in-text", "Text is seen in its pixels. Mask it with source.burned_in=mask, or leave it out.")
+        array = image.array.copy() if boxes else image.array
+        for left, top, right, bottom in boxes:
+            array[:, left:right, top:bottom] = image.array.min()
+        return Volume(array, image.affine, image.mask)
 
     def _is_mask(self, stack: dicom.Stack) -> bool:
         if not self.mask_series:
