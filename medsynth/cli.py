@@ -69,7 +69,7 @@ SETTINGS = {
     "audit": ("audit.level", "check"),
     "evaluate": ("metric", "evaluate.subsamples", "evaluate.permutations"),
     "report": (),
-    "release": ("release.formats", "release.dicom", "release.body_part", "release.override"),
+    "release": ("release.formats", "release.dicom", "release.body_part", "release.bids_suffix", "release.override"),
 }
 ERRNO = {
     errno.ENOSPC: "The disk is full. Free some space and run the same command again: finished work is kept.",

@@ -105,6 +105,7 @@ class EvaluateSettings:
 @dataclass
 class ReleaseSettings:
     formats: list[str] = field(default_factory=lambda: ["nifti", "dicom"])
+    bids_suffix: str = ""  # contrast of MR images where bids is among the formats, such as T1w; none: a condition's value says it
     dicom: str = "single_frame"  # or enhanced: CT and MR as one multi-frame file a case
     override: str = ""  # a written reason that lets a cohort leave in spite of its findings; it stays in the release
     body_part: str = "WHOLEBODY"  # DICOM's BodyPartExamined; an unpaired one, see medsynth/export/dicom.py
@@ -142,6 +143,7 @@ class Settings:
 
 
 OBJECTS = ("source", "network", "process", "schedule", "sampler", "guidance", "optimizer", "trainer", "check", "metric")
+FORMATS = ("nifti", "dicom", "bids")
 ALLOWED = ("medsynth.", "monai.networks.", "torch.optim.", "lightning.")  # what a _target_ may name
 
 
@@ -277,8 +279,8 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
     if cfg.fit.precision not in ("auto", "fp32", "bf16"):
         mistakes.append(f"fit.precision={cfg.fit.precision}: must be auto, fp32 or bf16.")
     for name in cfg.release.formats:
-        if name not in ("nifti", "dicom"):
-            mistakes.append(f"release.formats: {name!r} is not known.{_nearest(name, ['nifti', 'dicom'])} Known: nifti, dicom.")
+        if name not in FORMATS:
+            mistakes.append(f"release.formats: {name!r} is not known.{_nearest(name, FORMATS)} Known: {', '.join(FORMATS)}.")
     if cfg.release.dicom not in ("single_frame", "enhanced"):
         mistakes.append(f"release.dicom={cfg.release.dicom}: must be single_frame or enhanced.")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", cfg.run.name):

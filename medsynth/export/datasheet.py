@@ -13,6 +13,7 @@ VERDICTS = {"pass": "passed", "fail": "**FAILED**", "inconclusive": "**undecided
 BEST = {"low": "low is good", "high": "high is good", "anchor": "near real is good"}
 FORMATS = {
     "nifti": "`nifti/`: one NIfTI image a case, and masks where there are any; affines are RAS+ millimetres",
+    "bids": "`bids/`: the same images as a BIDS dataset",
     "dicom": "`dicom/`: one patient, study and series a case, masks as DICOM Segmentation",
 }
 

@@ -40,7 +40,7 @@ SERIES_DESCRIPTION = "SYNTHETIC - NOT FOR CLINICAL USE"
 # A convention, not a date of anything: every synthetic study "happens" at noon on the first day of 1850, and birth dates are counted back
 # from it. Nobody was imaged before 1895, so the date cannot be that of a real study, nor be taken for one that was shifted.
 STUDY_YEAR = 1850
-STUDY_DATE, STUDY_TIME = f"{STUDY_YEAR}0101", "120000"
+STUDY_DATE, STUDY_TIME = f"{STUDY_YEAR}0101", "1200"  # six digits could be a patient's number
 IMPLEMENTATION = UID("2.25.147888207105306213471529404921117713238")  # a fixed UUID: this writer
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -23,7 +23,7 @@ from medsynth import __version__
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.config import ReleaseSettings
 from medsynth.errors import MedsynthError, Refused
-from medsynth.export import datasheet, dicom, nifti, seal, segmentation
+from medsynth.export import bids, datasheet, dicom, nifti, seal, segmentation
 from medsynth.io.identifiers import WEAK
 from medsynth.io.pseudonyms import load_key
 from medsynth.io.search import find
@@ -195,6 +195,8 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         _check_case(cohort, case)
         written[case.id] = _write_case(cohort, case, folder, made_by, settings)
     nifti.write_table(cohort, written, folder)
+    if "bids" in settings.formats:
+        bids.write_dataset(cohort, folder / "bids", made_by, name=run.settings.run.name, spite=reason)
 
     people = _names_of(real)
     audit = without_people(json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8")), people)
@@ -254,6 +256,8 @@ def _write_case(cohort: Cohort, case: Case, folder: Path, made_by: dicom.Provena
         files += images
         if case.mask is not None:
             files.append(segmentation.write(cohort, case, images, into / "segmentation.dcm", made_by))
+    if "bids" in settings.formats:
+        files += bids.write(cohort, case, folder / "bids", made_by, suffix=settings.bids_suffix)
     return files
 
 

@@ -216,6 +216,16 @@ def test_only_the_formats_that_were_asked_for_are_written(lab: Lab) -> None:
     assert verify(folder) == []
 
 
+def test_bids_leaves_with_the_rest_and_is_listed(lab: Lab) -> None:
+    lab.settings.release.formats, lab.settings.release.bids_suffix = ["dicom", "bids"], "T1w"
+    lab.settings.release.dicom = "enhanced"
+    folder = lab.build().release()
+    assert verify(folder) == []
+    first = json.loads((folder / "manifest.jsonl").read_text().splitlines()[0])["files"]
+    assert {"bids/sub-synaa00/anat/sub-synaa00_T1w.nii.gz", "bids/sub-synaa00/anat/sub-synaa00_dseg.json"} < set(first)
+    assert [name for name in first if name.startswith("dicom/")] == ["dicom/syn-aa00/image/00001.dcm", "dicom/syn-aa00/segmentation.dcm"]
+
+
 def test_two_releases_of_one_run_are_the_same_bytes(lab: Lab) -> None:
     first = released_bytes(lab.build().release())
     (lab.root / "release").rename(lab.root / "first")
