@@ -1,12 +1,16 @@
-"""De-identification: identifiers planted in each place of a file that can hold one, and what is left of them by medsynth and its peers.
+"""``python -m benchmarks.deidentification``: the table of docs/deidentification.md, written there.
+
+Identifiers planted in each place of a file that can hold one, and what is left of them by medsynth and its peers.
 
 Four kinds of objects: MR, CT, enhanced MR and secondary capture. Peers run with their defaults (deid with private elements removed). A
 survivor is a planted string found in the bytes of what a tool wrote, in any of three encodings. Peers that are not installed have no row.
 """
 
 import importlib.util
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -215,10 +219,17 @@ def survivors(content: bytes, planted: dict[str, str]) -> list[str]:
 
 def errors(path: Path) -> int | str:
     """Errors that dciodvfy reports, if it is installed."""
-    if shutil.which("dciodvfy") is None:
+    program = validator()
+    if program is None:
         return ""
-    done = subprocess.run(["dciodvfy", path], capture_output=True, check=False)
+    done = subprocess.run([program, path], capture_output=True, check=False)
     return sum(line.startswith(b"Error") for line in done.stderr.splitlines())
+
+
+def validator() -> str | None:
+    """The dciodvfy of this environment (dicom3tools), or of the system."""
+    beside = Path(sys.executable).with_name("dciodvfy")
+    return str(beside) if beside.exists() else shutil.which("dciodvfy")
 
 
 def tools() -> Iterator[tuple[str, Callable[[Path, Path], object]]]:
@@ -278,3 +289,12 @@ def _gdcmanon(given: Path, made: Path) -> None:
         keys = ["-newkey", "rsa:2048", "-nodes", "-keyout", Path(folder) / "key.pem", "-out", certificate, "-subj", "/CN=benchmark"]
         subprocess.run(["openssl", "req", "-x509", *keys], check=True, capture_output=True)
         subprocess.run(["gdcmanon", "-e", "-c", certificate, given, made], check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    (table,) = measure(tiny=False)
+    page = Path(__file__).parents[1] / "docs" / "deidentification.md"
+    rows = table.markdown().split("\n\n", 1)[1].strip()
+    page.write_text(
+        re.sub(r"(<!-- measured -->\n).*?(<!-- end -->)", lambda part: f"{part[1]}{rows}\n{part[2]}", page.read_text(), flags=re.DOTALL)
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.deidentification import CLASSES, errors, plant, survivors
+from benchmarks.deidentification import CLASSES, errors, plant, survivors, validator
 from medsynth.deidentify import burned_in
 from medsynth.deidentify.folder import deidentify
 from medsynth.deidentify.image import Cleaner, searched_overlay
@@ -59,8 +59,8 @@ def test_no_error_text_quotes_the_file(archive, tmp_path, recwarn):
 
 
 def test_cleaned_files_have_no_more_errors_than_their_originals(archive, tmp_path):
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (dicom3tools) is not on the path")
+    if validator() is None:
+        pytest.skip("dciodvfy (dicom3tools) is not installed")
     root, planted = archive
     for kind in planted:
         given = root / f"{kind.replace(' ', '-')}.dcm"
@@ -72,7 +72,7 @@ def test_cleaned_files_have_no_more_errors_than_their_originals(archive, tmp_pat
 
 @pytest.mark.real
 def test_real_files_have_no_more_errors_afterwards(tmp_path):
-    if not ZOO.is_dir() or shutil.which("dciodvfy") is None:
+    if not ZOO.is_dir() or validator() is None:
         pytest.skip("no dicom_zoo, or no dciodvfy")
     written = 0
     for path in sorted(ZOO.iterdir()):
