@@ -82,14 +82,15 @@ def require_same(volume: Volume, loaded) -> None:
     assert np.allclose(volume.affine, affine, atol=1e-3), (volume.affine, affine)
 
 
-def write_series(folder: Path, count: int, size: int) -> None:
-    """A CT series with names that say nothing of its order."""
+def write_series(folder: Path, count: int, size: int, uid: str = "1.2.840.555.1000") -> None:
+    """A CT series below ``uid``, with names that say nothing of its order."""
+    folder.mkdir(exist_ok=True)
     generator = generator_for(0, "series")
     smooth = np.add.outer(np.hanning(size), np.hanning(size)) * 600
     for number, name in enumerate(generator.permutation(count)):
         data = Dataset()
-        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, f"1.2.3.{number + 1}"
-        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = "1.2.3", "1.2.4", "1.2.5"
+        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, f"{uid}.{number + 1}"
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = f"{uid}.1000", f"{uid}.2000", f"{uid}.3000"
         data.PatientID, data.Modality, data.InstanceNumber = "phantom", "CT", number + 1
         data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         data.ImageOrientationPatient, data.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-170, -180, 1.5 * number]

@@ -1,9 +1,11 @@
 """Values of a data set as text and numbers, and where to look for a frame's: its functional groups, then the file (PS3.3 C.7.6.16)."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 
 from medsynth.io.dicom.reasons import refuse
 
@@ -28,9 +30,19 @@ def _items(group: Dataset) -> Iterator[Dataset]:
                 yield from _items(item)
 
 
+@cache
+def tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
+def _value(data: Dataset, keyword: str) -> object:
+    """None where it is missing, which most of what is asked for is: pydicom's own look-up by keyword takes much longer to say so."""
+    return data[tag(keyword)].value if tag(keyword) in data.keys() else None  # noqa: SIM118
+
+
 def numbers(groups: Iterable[Dataset], keyword: str, size: int | None = None) -> tuple[float, ...] | None:
     for group in groups:
-        value = group.get(keyword)
+        value = _value(group, keyword)
         if value is not None and value != "":
             values = tuple(float(v) for v in (value if isinstance(value, Sequence | pydicom.multival.MultiValue) else [value]))
             return values if values and (size is None or len(values) == size) else None
@@ -38,7 +50,7 @@ def numbers(groups: Iterable[Dataset], keyword: str, size: int | None = None) ->
 
 
 def text(data: Dataset, keyword: str) -> str:
-    value = data.get(keyword)
+    value = _value(data, keyword)
     if value is None:
         return ""
     parts = value if isinstance(value, pydicom.multival.MultiValue | list | tuple) else [value]

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsynth.errors import UnreadableImage
 from medsynth.io.dicom.decoders import is_decoded
-from medsynth.io.dicom.elements import count, first_text, groups, numbers, text
+from medsynth.io.dicom.elements import count, first_text, groups, numbers, tag, text
 from medsynth.io.dicom.files import PIXELS, contained, is_dicom, open_dataset, parallel, pixel_extent, walk
 from medsynth.io.dicom.reasons import Refusal, refuse
 from medsynth.io.dicom.segmentations import STORAGE, Segmentation, read_reference
@@ -141,7 +140,7 @@ def _series_of(path: str) -> str:
     """The series of a broken file, empty where even that cannot be read."""
     try:
         with contained():
-            data, stream, _ = open_dataset(path, specific_tags=[Tag("SeriesInstanceUID")], stop_before_pixels=True)
+            data, stream, _ = open_dataset(path, specific_tags=[tag("SeriesInstanceUID")], stop_before_pixels=True)
             stream.close()
             return text(data, "SeriesInstanceUID")
     except UnreadableImage:
@@ -158,7 +157,7 @@ def read_headers(path: str | Path, *, keywords: Sequence[str] = ()) -> list[Head
             raise refuse("empty-file")
         if not is_dicom(path):
             return None
-        tags = [Tag(keyword) for keyword in dict.fromkeys([*_READ, *keywords])]
+        tags = [tag(keyword) for keyword in dict.fromkeys([*_READ, *keywords])]
         data, stream, size = open_dataset(path, specific_tags=tags, stop_before_pixels=True)
         with stream:
             if str(data.file_meta.get("MediaStorageSOPClassUID", "")) == _MEDIA_DIRECTORY:
@@ -173,9 +172,9 @@ def _judge_pixels(data: Dataset, stream: BinaryIO, size: int) -> int | None:
     Returns `Header.begin`.
     """
     start = stream.tell()
-    tag, end, length = pixel_extent(data, stream, size)
+    element, end, length = pixel_extent(data, stream, size)
     storage = str(data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID", ""))
-    if tag not in PIXELS:
+    if element not in PIXELS:
         raise refuse("truncated" if start > size or "Rows" in data or UID(storage).name.endswith("Image Storage") else "not-an-image")
     if storage in STORAGE:
         raise refuse("segmentation")
@@ -192,7 +191,7 @@ def _judge_pixels(data: Dataset, stream: BinaryIO, size: int) -> int | None:
     stored, high = int(data.get("BitsStored") or 0), int(data.get("HighBit", -1))
     colours = {"RGB": 3, "PALETTE COLOR": 1}.get(meaning := text(data, "PhotometricInterpretation"), 3 if meaning.startswith("YBR_") else 0)
     if (
-        tag != PIXELS[-1]
+        element != PIXELS[-1]
         or bits not in (8, 16, 32)
         or not 0 < stored <= bits
         or high != stored - 1
@@ -219,7 +218,7 @@ def _header(path: str, data: Dataset, frame: int, begin: int | None, keywords: S
     if spacing is None and projection:
         spacing = numbers(places, "ImagerPixelSpacing") or numbers(places, "NominalScannedPixelSpacing")
     slope, intercept = numbers(places, "RescaleSlope"), numbers(places, "RescaleIntercept")
-    if any("ModalityLUTSequence" in place for place in places):
+    if any(tag("ModalityLUTSequence") in place.keys() for place in places):  # noqa: SIM118
         raise refuse("modality-lut")
     thickness = numbers(places, "SliceThickness")
     return Header(

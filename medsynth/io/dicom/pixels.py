@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_color_lut
-from pydicom.tag import Tag
 
 from medsynth.io.dicom.decoders import decode
-from medsynth.io.dicom.elements import count, text
+from medsynth.io.dicom.elements import count, tag, text
 from medsynth.io.dicom.files import contained, open_dataset
 from medsynth.io.dicom.headers import Header
 from medsynth.io.dicom.reasons import refuse
@@ -23,47 +22,55 @@ _LAYOUT = (
 
 
 class PixelReader:
-    """Frames of files in the order of a stack. A file of several frames is unpacked once, not once a frame."""
+    """Frames of files in the order of a stack. A file of several frames is unpacked once, and plain pixels are read into one buffer."""
 
     def __init__(self) -> None:
         self._path, self._pixels = "", np.empty(0)
+        self._buffer = np.empty(0, np.uint8)
 
     def frame(self, header: Header) -> np.ndarray:
-        """Stored pixels ``(row, column)``; of a colour image their luminance. Raises UnreadableImage."""
+        """Stored pixels ``(row, column)``, valid until the next call; of a colour image their luminance. Raises UnreadableImage."""
         if header.begin is not None and not header.colour:
-            return _plain(header)
+            return self._plain(header)
         if self._path != header.path:
             self._path, self._pixels = header.path, read_pixels(header.path)
         return self._pixels[header.frame]
 
+    def _plain(self, header: Header) -> np.ndarray:
+        """Uncompressed little-endian pixels, from where they stand in the file. Bits above those stored are no part of a value."""
+        dtype = np.dtype(f"<{'i' if header.signed else 'u'}{header.allocated // 8}")
+        size = header.rows * header.columns * dtype.itemsize
+        if self._buffer.size != size:
+            self._buffer = np.empty(size, np.uint8)
+        with contained(), open(header.path, "rb", buffering=0) as file:
+            file.seek(header.begin + header.frame * size)
+            if file.readinto(self._buffer) < size:
+                raise refuse("truncated")
+        stored = self._buffer.view(dtype).reshape(header.rows, header.columns)
+        spare = header.allocated - header.bits
+        return stored << spare >> spare if spare else stored  # arithmetic on signed integers: the sign is spread
 
-def _plain(header: Header) -> np.ndarray:
-    """Uncompressed little-endian pixels, from where they stand in the file. Bits above those stored are no part of a value."""
-    dtype = np.dtype(f"<{'i' if header.signed else 'u'}{header.allocated // 8}")
-    size = header.rows * header.columns
-    with contained():
-        stored = np.fromfile(header.path, dtype, size, offset=header.begin + header.frame * size * dtype.itemsize)
-        if stored.size < size:
-            raise refuse("truncated")
-    spare = header.allocated - header.bits
-    if spare:
-        stored = stored << spare >> spare  # arithmetic on signed integers: the sign is spread
-    return stored.reshape(header.rows, header.columns)
 
-
-def in_units(stored: np.ndarray, header: Header, *, polarity: bool = True) -> np.ndarray:
-    """Polarity, where wanted, then rescale. In float64, unless all is small integers, which float32 holds exactly and faster."""
+def in_units(stored: np.ndarray, header: Header, out: np.ndarray | None = None, *, polarity: bool = True) -> np.ndarray:
+    """Polarity, where wanted, then rescale, into ``out`` where given. In float64, unless all is small integers, which float32 holds
+    exactly and faster. Raises UnreadableImage where float32 cannot hold it.
+    """
     slope, intercept = 1.0 if header.slope is None else header.slope, header.intercept or 0.0
-    exact = header.bits <= 16 and slope == 1 and intercept.is_integer() and abs(intercept) < 2**20
-    values = stored.astype(np.float32 if exact else np.float64)
-    if header.inverted and polarity:
+    turned = header.inverted and polarity
+    if not turned and header.bits <= 16 and slope == 1 and intercept.is_integer() and abs(intercept) < 2**20:
+        return np.add(stored, np.float32(intercept), out=out, dtype=np.float32)
+    values = stored.astype(np.float64)
+    if turned:
         # about the middle of what the bits can hold: the same for every slice and every patient
         values = (-1.0 if header.signed else 2.0**header.bits - 1) - values
-    if slope != 1:
-        values *= slope
-    if intercept:
-        values += intercept
-    return values
+    values *= slope
+    values += intercept
+    if not np.abs(values).max() <= np.finfo(np.float32).max:
+        raise refuse("not-finite")
+    if out is None:
+        return values
+    out[...] = values
+    return out
 
 
 def read_pixels(path: str | Path) -> np.ndarray:
@@ -71,7 +78,7 @@ def read_pixels(path: str | Path) -> np.ndarray:
     Raises UnreadableImage.
     """
     with contained():
-        data, stream, _ = open_dataset(path, specific_tags=[*(Tag(keyword) for keyword in _LAYOUT), Tag(0x7FE00010)])
+        data, stream, _ = open_dataset(path, specific_tags=[tag(keyword) for keyword in (*_LAYOUT, "PixelData")])
         with stream:
             frames, rows, columns = count(data), int(data.Rows), int(data.Columns)
             if data.file_meta.TransferSyntaxUID.is_encapsulated:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydicom.tag import Tag
 
 from medsynth.errors import UnreadableImage
-from medsynth.io.dicom.elements import text
+from medsynth.io.dicom.elements import tag, text
 from medsynth.io.dicom.files import contained, open_dataset
 from medsynth.io.dicom.reasons import Refusal, refuse
 from medsynth.volume import Geometry
@@ -45,7 +44,7 @@ def read_reference(path: str, *, keywords: Sequence[str] = ()) -> Segmentation |
     names = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "ReferencedSeriesSequence")
     try:
         with contained():
-            tags = [Tag(keyword) for keyword in dict.fromkeys([*names, *keywords])]
+            tags = [tag(keyword) for keyword in dict.fromkeys([*names, *keywords])]
             data, stream, _ = open_dataset(path, specific_tags=tags, stop_before_pixels=True)
             stream.close()
             patient, issuer, study, series, instance, _ = (text(data, name) for name in names)
@@ -65,7 +64,7 @@ def read_reference(path: str, *, keywords: Sequence[str] = ()) -> Segmentation |
 
 def is_segmentation(path: str | Path) -> bool:
     with contained():
-        data, stream, _ = open_dataset(path, specific_tags=[Tag("SOPClassUID")], stop_before_pixels=True)
+        data, stream, _ = open_dataset(path, specific_tags=[tag("SOPClassUID")], stop_before_pixels=True)
         stream.close()
         return text(data, "SOPClassUID") in STORAGE
 

@@ -41,11 +41,9 @@ def read_stack(stack: Stack, *, polarity: bool = True) -> Volume:
     pixels = PixelReader()
     for number, header in enumerate(stack.headers):
         stored = pixels.frame(header)
-        array[number] = in_units(stored, header, polarity=polarity)
+        in_units(stored, header, array[number], polarity=polarity)
         if padded is not None and header.padding:
             padded[number] = (stored >= header.padding[0]) & (stored <= header.padding[1])
-    if not np.isfinite(array).all():
-        raise refuse("not-finite")
     if padded is not None and not padded.all():
         array[padded] = array[~padded].min()
     if any(stack.shear):
