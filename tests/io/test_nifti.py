@@ -241,7 +241,7 @@ def test_damage_that_makes_a_packed_file_longer_is_found(tmp_path):
     path = tmp_path / "image.nii.gz"
     write(path, np.zeros((4, 5, 6)), np.eye(4), True)
     content = gzip.decompress(path.read_bytes())
-    longer = gzip.compress(content + bytes(9))
+    longer = gzip.compress(content + bytes(200_000))
     path.write_bytes(longer)
     read(path)
     path.write_bytes(longer[:-8] + bytes(4) + longer[-4:])
