@@ -48,24 +48,13 @@ def _elsewhere(root: Path, files: int, workers: int) -> Row:
 
 
 def _scan(root: Path, files: int, workers: int) -> Row:
-    before, start, cpu = _peak(), time.perf_counter(), _cpu()
+    before, start = _peak(), time.perf_counter()
     found = dicom.scan(root, workers=workers)
     stacks, refusals = dicom.stacks(found.headers, found.refusals)
-    seconds, cpu = time.perf_counter() - start, _cpu() - cpu
+    seconds = time.perf_counter() - start
     assert (len(stacks), len(refusals), found.files) == (files // SLICES, 0, files)
     memory = _peak() - before
-    return {
-        "processes": str(workers),
-        "files a second": files / seconds,
-        "CPU ms a file": 1000 * cpu / files,
-        "MiB": memory / 2**20,
-        "bytes a file": memory / files,
-    }
-
-
-def _cpu() -> float:
-    """Of this process and of those that it started and that ended."""
-    return sum(os.times()[:4])
+    return {"processes": str(workers), "files a second": files / seconds, "MiB": memory / 2**20, "bytes a file": memory / files}
 
 
 def _peak() -> int:

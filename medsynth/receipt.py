@@ -152,8 +152,8 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def discard(folder: Path) -> None:
-    """Remove what an interrupted attempt left, keeping the mark that it was begun."""
+def discard(folder: Path, keep: Sequence[str] = ()) -> None:
+    """Remove what an interrupted attempt left, keeping the mark that it was begun and the files of these names."""
     for path in folder.iterdir():
-        if path.name not in (STARTED, RECEIPT):
+        if path.name not in (STARTED, RECEIPT, *keep):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

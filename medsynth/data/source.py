@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from medsynth.conditions import Value
+from medsynth.io.dicom import Journal
 from medsynth.volume import Volume
 
 
@@ -62,7 +63,9 @@ class Source(Protocol):
         """ "subject", or "image" where the source knows no subjects."""
         ...
 
-    def scan(self, *, workers: int) -> Scan: ...
+    def scan(self, *, workers: int, journal: Journal | None = None) -> Scan:
+        """``journal`` is for sources whose scan takes long enough to be interrupted."""
+        ...
 
     def open(self, item: Item) -> Volume:
         """The image and its mask, in stored units. Raises UnreadableImage."""

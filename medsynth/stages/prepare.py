@@ -30,6 +30,7 @@ from medsynth.data import transforms
 from medsynth.data.cache import Shard
 from medsynth.data.source import Item, Rejected, Scan, Source
 from medsynth.errors import MedsynthError, UnreadableImage
+from medsynth.io.dicom import Journal
 from medsynth.io.identifiers import write_identifiers
 from medsynth.io.pseudonyms import load_key, pseudonym
 from medsynth.receipt import discard
@@ -38,6 +39,7 @@ from medsynth.stages import Run
 
 log = logging.getLogger(__name__)
 CACHE = "float16"
+JOURNAL = "scan.journal"  # sealed, and gone when the stage is done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +54,12 @@ class Image:
 
 
 def work(run: Run, folder: Path) -> None:
-    discard(folder)  # reading is quick beside training: an interrupted attempt starts anew
+    discard(folder, keep=(JOURNAL,))  # reading is quick beside training: an interrupted attempt starts anew, but for the headers
     source: Source = run.objects["source"]
     data, seed = run.settings.data, run.settings.run.seed
     key = load_key(Path(run.settings.paths.key).expanduser())
-    scan = source.scan(workers=data.workers)
+    journal = Journal(folder / JOURNAL, key)
+    scan = source.scan(workers=data.workers, journal=journal)
     if not scan.items:
         _write_rejected(folder / "rejected.jsonl", scan.rejected, key)
         raise _nothing_in(source, scan, folder)
@@ -114,6 +117,7 @@ def work(run: Run, folder: Path) -> None:
     summary = _summary(scan, cohort, rejected)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True))
     cohort.write(folder / "cohort.jsonl")
+    journal.path.unlink(missing_ok=True)
     run.tracker.metrics({f"prepare/{name}": value for name, value in summary.items() if isinstance(value, int)})
     run.tracker.dataset("real", cohort.digest, len(cohort), "training")
     holdout = len(set(cohort.split("holdout").subjects))

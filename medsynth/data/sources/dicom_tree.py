@@ -71,13 +71,13 @@ class DicomTree:
         self.burned_in = burned_in
         self.faces = faces
 
-    def scan(self, *, workers: int) -> Scan:
+    def scan(self, *, workers: int, journal: dicom.Journal | None = None) -> Scan:
         """Read all headers, judge all series. Raises SettingsError for rules that cannot be applied."""
         if not Path(self.root).is_dir():
             raise MedsynthError(f"source.root={self.root} is not a folder.")
         classes = self._classes()
         keywords = [keyword for keyword in (*_DEMOGRAPHY, *_TOLD, self.class_from, self.diagnosis_from) if keyword]
-        found = dicom.scan(self.root, workers=workers, keywords=keywords)
+        found = dicom.scan(self.root, workers=workers, keywords=keywords, journal=journal)
         stacks, refusals = dicom.stacks(found.headers, found.refusals, self.repairs)
         rejected = [Rejected(key=r.key, files=len(r.files), code=r.code, reason=r.reason) for r in (*found.refusals, *refusals)]
 

@@ -18,6 +18,7 @@ from medsynth.conditions import Value
 from medsynth.data.source import Item, Rejected, Scan
 from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
 from medsynth.io import nifti
+from medsynth.io.dicom import Journal
 from medsynth.volume import Geometry, Volume
 
 SAME_GRID = 0.1  # mm between the corners of an image and its mask: tools write affines with rounded numbers
@@ -66,7 +67,7 @@ class Folder:
         found, _, _ = self._listed()
         return "subject" if found and all(self._subject(name) for name in found) else "image"
 
-    def scan(self, *, workers: int) -> Scan:
+    def scan(self, *, workers: int, journal: Journal | None = None) -> Scan:
         """Judge every header; ``workers`` are not needed. Raises SettingsError where a folder or the table is not what the settings say."""
         found, masks, others = self._listed()
         rejected, items = [], []

@@ -14,6 +14,7 @@ import numpy as np
 
 from medsynth.data.source import Item, Rejected, Scan
 from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
+from medsynth.io.dicom import Journal
 from medsynth.volume import Volume
 
 PARTS = ("train", "val", "test")
@@ -41,7 +42,7 @@ class MedMNIST:
         self.modality = modality
         self.max_bytes = max_bytes
 
-    def scan(self, *, workers: int) -> Scan:
+    def scan(self, *, workers: int, journal: Journal | None = None) -> Scan:
         """List all images; ``workers`` are not needed. Raises MedsynthError where a file is no MedMNIST file.
 
         That is found before more than ``max_bytes`` are unpacked.

@@ -29,6 +29,7 @@ from medsynth.data.source import Item, Scan
 from medsynth.data.sources.dicom_tree import DicomTree
 from medsynth.data.sources.phantom_anatomy import FIELD_OF_VIEW, SECOND_STUDY, TISSUE, image_of, truth
 from medsynth.errors import MedsynthError, SettingsError
+from medsynth.io.dicom import Journal
 from medsynth.rng import generator_for, seed_for
 from medsynth.volume import Volume
 
@@ -68,10 +69,10 @@ class Phantom:
         self.licence = licence
         self.terms = terms
 
-    def scan(self, *, workers: int) -> Scan:
+    def scan(self, *, workers: int, journal: Journal | None = None) -> Scan:
         """Write the archive where it is missing, then read it as an archive. Raises MedsynthError where another one lies at ``root``."""
         self.write(workers=workers)
-        return self._tree.scan(workers=workers)
+        return self._tree.scan(workers=workers, journal=journal)
 
     def open(self, item: Item) -> Volume:
         return self._tree.open(item)

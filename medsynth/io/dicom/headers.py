@@ -4,9 +4,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -18,7 +19,11 @@ from medsynth.io.dicom.files import PIXELS, contained, is_dicom, open_dataset, p
 from medsynth.io.dicom.reasons import Refusal, refuse
 from medsynth.io.dicom.segmentations import STORAGE, Segmentation, read_reference
 
+if TYPE_CHECKING:
+    from medsynth.io.dicom.journal import Journal
+
 PROJECTION = frozenset({"CR", "DX", "DR", "MG", "RG", "XR", "PX", "IO"})  # one file is a whole image
+RECORD = 512  # files of one record of the journal
 EXPANDED_LIMIT = 2**31  # bytes of one volume as float32
 
 # What splits a series: attributes, and what enhanced objects call them.
@@ -102,31 +107,45 @@ class Found:
     other: int
 
 
-def scan(root: str | Path, *, workers: int = 1, keywords: Sequence[str] = ()) -> Found:
+Outcome = list[Header] | Segmentation | Refusal | None  # of reading one file
+
+
+def scan(root: str | Path, *, workers: int = 1, keywords: Sequence[str] = (), journal: "Journal | None" = None) -> Found:
     """Headers of all images below ``root``, sniffed by content. ``keywords`` are read as text into `Header.text`.
 
-    Links are followed only inside ``root``, and to each file once; pipes are never opened.
+    Links are followed only inside ``root``, and to each file once; pipes are never opened. With a ``journal``, files that it knows are not
+    read again.
     """
-    paths, refusals = walk(Path(root).resolve())
+    root, keywords = Path(root).resolve(), tuple(keywords)
+    paths, refusals = walk(root)
     files = len(paths) + sum(len(refusal.files) for refusal in refusals)
-    headers, segmentations, other = [], [], 0
-    for outcome in parallel(_Reader(tuple(keywords)), paths, workers, "reading headers"):
-        if outcome is None:
-            other += 1
-        elif isinstance(outcome, Refusal):
-            refusals.append(outcome)
-        elif isinstance(outcome, Segmentation):
-            segmentations.append(outcome)
-        else:
-            headers.extend(outcome)
-    return Found(headers=tuple(headers), segmentations=tuple(segmentations), refusals=tuple(refusals), files=files, other=other)
+    known = journal.read(root, keywords) if journal else {}
+    unread = [path for path in paths if path not in known]
+    fresh: dict[str, Outcome] = {}
+    for path, outcome in zip(unread, parallel(_Reader(keywords), unread, workers, "reading headers"), strict=True):
+        fresh[path] = outcome
+        if journal and len(fresh) == RECORD:
+            journal.add(root, keywords, fresh)
+            known |= fresh
+            fresh = {}
+    if journal and fresh:
+        journal.add(root, keywords, fresh)
+    known |= fresh
+    outcomes = [known[path] for path in paths]
+    return Found(
+        headers=tuple(header for outcome in outcomes if isinstance(outcome, list) for header in outcome),
+        segmentations=tuple(outcome for outcome in outcomes if isinstance(outcome, Segmentation)),
+        refusals=(*refusals, *(outcome for outcome in outcomes if isinstance(outcome, Refusal))),
+        files=files,
+        other=outcomes.count(None),
+    )
 
 
 @dataclass(frozen=True)
 class _Reader:
     keywords: tuple[str, ...]
 
-    def __call__(self, path: str) -> list[Header] | Segmentation | Refusal | None:
+    def __call__(self, path: str) -> Outcome:
         try:
             return read_headers(path, keywords=self.keywords)
         except UnreadableImage as error:
@@ -234,11 +253,11 @@ def _header(path: str, data: Dataset, frame: int, begin: int | None, keywords: S
         modality=_shared(modality),
         rows=int(data.Rows),
         columns=int(data.Columns),
-        orientation=numbers(places, "ImageOrientationPatient", 6),
+        orientation=_once(numbers(places, "ImageOrientationPatient", 6)),
         position=numbers(places, "ImagePositionPatient", 3),
-        spacing=spacing if spacing is None or len(spacing) == 2 else None,
+        spacing=_once(spacing if spacing is None or len(spacing) == 2 else None),
         thickness=thickness[0] if thickness else None,
-        image_type=tuple(_shared(part) for part in text(data, "ImageType").upper().split("\\")),
+        image_type=_once(tuple(text(data, "ImageType").upper().split("\\"))),
         inverted=text(data, "PhotometricInterpretation") == "MONOCHROME1",
         units=_shared(first_text(places, "RescaleType")),
         colour=not text(data, "PhotometricInterpretation").startswith("MONOCHROME"),
@@ -249,13 +268,19 @@ def _header(path: str, data: Dataset, frame: int, begin: int | None, keywords: S
         begin=begin,
         slope=slope[0] if slope else None,
         intercept=intercept[0] if intercept else None,
-        hard=tuple(_shared(first_text(places, keyword)) for keyword in HARD),
-        soft=tuple(_shared(first_text(places, keyword)) for keyword in SOFT),
+        hard=_once(tuple(_shared(first_text(places, keyword)) for keyword in HARD)),
+        soft=_once(tuple(_shared(first_text(places, keyword)) for keyword in SOFT)),
         text={keyword: _shared(text(data, keyword)) for keyword in keywords},
     )
 
 
-_shared = sys.intern  # one copy of what all slices of a series say, also behind a process border: an archive has many slices
+# One copy of what all slices of a series say, also behind a process border: an archive has many slices.
+_shared = sys.intern
+
+
+@lru_cache(4096)
+def _once(value: tuple | None) -> tuple | None:
+    return value
 
 
 def _padding(data: Dataset) -> tuple[int, int] | None:
