@@ -8,7 +8,7 @@ FONTS = ("DejaVu Sans", "DejaVu Sans Mono")
 SAID = ("DOE^JANE 1970", "ID: 4711-0815", "12/03/1968 10:22", "Dr. H. Miller", "St. Mary Hospital", "SMITH, JOHN M")
 
 
-def phantom(size: int, seed: int) -> np.ndarray:
+def phantom(size: int, seed: int, rim: bool = True) -> np.ndarray:
     """An anatomy-like picture (uint8): smooth ellipses, a bright rim as of a skull, noise."""
     chance = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size - 0.5
@@ -18,8 +18,8 @@ def phantom(size: int, seed: int) -> np.ndarray:
         a, b = chance.uniform(0.03, 0.3, 2)
         u, v = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn), (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
         image += chance.uniform(10, 60) / (1 + np.exp(np.clip(((u / a) ** 2 + (v / b) ** 2 - 1) * 12, -50, 50)))
-    rim = np.hypot(x / 0.42, y / 0.46)
-    image += 90 * np.exp(-(((rim - 1) / 0.03) ** 2))
+    if rim:
+        image += 90 * np.exp(-(((np.hypot(x / 0.42, y / 0.46) - 1) / 0.03) ** 2))
     return np.clip(image + chance.normal(0, 4, image.shape), 0, 255).astype(np.uint8)
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,7 +24,7 @@ STROKE = 9  # pixels: the pen of a letter is thinner
 LOWEST, HIGHEST = 4, 64  # pixels of a letter's height
 FAINTEST = 16  # of 255: the least that a letter stands out
 MARGIN = 3  # pixels masked around a word
-SIZE = 1024  # pixels: smaller pictures are looked at enlarged
+LEGIBLE = 28  # pixels of a letter's height that tesseract reads best: smaller ones are enlarged
 FRAMES = 8  # looked at one by one
 TIMEOUT = 120  # seconds for one picture
 # Modalities whose pictures are made of screens: ultrasound, secondary capture, other
@@ -100,24 +101,24 @@ def find(image: np.ndarray) -> list[Box]:
         raise MedsynthError("tesseract is not installed: no text can be found in pixels. Install it (apt-get install tesseract-ocr).")
     boxes: list[Box] = []
     for shown in (image, 255 - image):
-        strokes = _strokes(shown)
-        if strokes is not None:
-            boxes += _words(255 - strokes)
+        for strokes, height in _strokes(shown):
+            found = _words(255 - strokes, height)
+            boxes += found
+            if found:
+                break
     return boxes
 
 
-def _strokes(image: np.ndarray) -> np.ndarray | None:
-    """What in a picture is thin, bright and in pieces of the size of letters that stand in a row; None where nothing is.
-
-    Most pictures without text end here, so that they cost no recognition.
+def _strokes(image: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    """What in a picture is thin, bright and in pieces of the size of letters that stand in a row, and then, since letters may touch
+    something else, all that is thin and bright; with the height of a letter in pixels. Nothing where no letters stand in a row: most
+    pictures without text end here, so that they cost no recognition.
     """
     values = image.astype(np.float32)
     thin = values - ndimage.grey_opening(values, (STROKE, STROKE))
     noise = float(np.median(np.abs(values - ndimage.median_filter(values, 3)))) * 1.4826
     ink = thin > max(FAINTEST, 6 * noise)
-    labels, count = ndimage.label(ink, np.ones((3, 3)))
-    if not count:
-        return None
+    labels, _ = ndimage.label(ink, np.ones((3, 3)))
     letters, boxes = [], []
     for number, place in enumerate(ndimage.find_objects(labels), 1):
         height, width = (part.stop - part.start for part in place)
@@ -127,9 +128,11 @@ def _strokes(image: np.ndarray) -> np.ndarray | None:
     rows = np.array(boxes, int).reshape(-1, 4)
     in_row = [number for number, place in zip(letters, rows, strict=True) if _neighbours(place, rows) >= LETTERS - 1]
     if not in_row:
-        return None
-    shown = np.where(np.isin(labels, in_row), np.clip(thin * (255 / max(float(thin[ink].mean()), 1)), 0, 255), 0)
-    return shown.astype(np.uint8)
+        return
+    height = float(np.median([place[1] - place[0] for number, place in zip(letters, rows, strict=True) if number in set(in_row)]))
+    bright = np.clip(thin * (255 / max(float(thin[ink].mean()), 1)), 0, 255).astype(np.uint8)
+    yield np.where(np.isin(labels, in_row), bright, 0).astype(np.uint8), height
+    yield np.where(ink, bright, 0).astype(np.uint8), height
 
 
 def _neighbours(place: np.ndarray, rows: np.ndarray) -> int:
@@ -142,8 +145,8 @@ def _neighbours(place: np.ndarray, rows: np.ndarray) -> int:
     return int((level & alike & near).sum()) - 1
 
 
-def _words(image: np.ndarray) -> list[Box]:
-    scale = 3 if max(image.shape) <= SIZE else 2 if max(image.shape) <= 2 * SIZE else 1
+def _words(image: np.ndarray, height: float) -> list[Box]:
+    scale = int(np.clip(round(LEGIBLE / height), 1, 4))
     large = ndimage.zoom(image, scale, order=1) if scale > 1 else image
     header = f"P5 {large.shape[1]} {large.shape[0]} 255\n".encode()
     command = ["tesseract", "stdin", "stdout", "--psm", "11", "--dpi", "150", "tsv"]

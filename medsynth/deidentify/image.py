@@ -21,6 +21,7 @@ from medsynth.errors import UnreadableImage
 from medsynth.io import dicom
 from medsynth.io.pseudonyms import new_uid
 
+ROUNDS = 5  # of masking and looking again: what stood beside a word may be legible once the word is gone
 WRITER = "2.25.147888207105306213471529404921117713238"  # Implementation Class UID: a fixed UUID
 CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 
@@ -87,13 +88,23 @@ class Cleaner:
             raise UnreadableImage("burned-in-text", f"It may show text: {suspicion.why}. Set burned_in=mask to mask what is found.")
         if not can_search:
             return found, False
-        boxes = burned_in.find_in_frames(found.array)
         if self.burned_in == "mask":
-            boxes += burned_in.outside_regions(data)
-            return (pixels.masked(found, boxes) if boxes else found), True
+            return _masked(found, burned_in.outside_regions(data)), True
+        boxes = burned_in.find_in_frames(found.array)
         if boxes:
             raise UnreadableImage("burned-in-text", f"Text is seen in its pixels, in {len(boxes)} places. Set burned_in=mask to mask it.")
         return found, True
+
+
+def _masked(found: pixels.Pixels, boxes: list[burned_in.Box]) -> pixels.Pixels:
+    """Pixels in which no text is seen any more. Raises UnreadableImage (``burned-in-text``) where some is seen however much is masked."""
+    found = pixels.masked(found, boxes) if boxes else found
+    for _ in range(ROUNDS):
+        boxes = burned_in.find_in_frames(found.array)
+        if not boxes:
+            return found
+        found = pixels.masked(found, boxes)
+    raise UnreadableImage("burned-in-text", f"Text is seen in its pixels after {ROUNDS} rounds of masking. Leave it out.")
 
 
 def searched_overlay(packed: bytes, rows: int, columns: int) -> bool:
