@@ -10,14 +10,27 @@ from ssl import Purpose
 import pydicom
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import (
+    HTJ2K,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
 from medsynth.errors import MedsynthError, SettingsError
 from medsynth.pacs.connection import Address, Connection, Unreachable, missing_extra, tls
 from medsynth.pacs.transfer import Series, Stored
 
 try:
-    from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, Association, build_context, build_role, evt
+    from pynetdicom import AE, AllStoragePresentationContexts, Association, build_context, build_role, evt
     from pynetdicom.sop_class import (
         StudyRootQueryRetrieveInformationModelFind,
         StudyRootQueryRetrieveInformationModelGet,
@@ -37,6 +50,11 @@ STUDY = frozenset(
         *("AccessionNumber", "StudyInstanceUID", "StudyDescription", "ReferringPhysicianName", "ModalitiesInStudy"),
     ]
 )
+# What can be read: no films and no retired ones, as each makes every association slower.
+_SYNTAXES = [
+    *(ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless),
+    *(*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL),
+]
 _WANTED = ("Image Storage", "Segmentation Storage")  # what is in the names of images' classes
 
 
@@ -107,7 +125,7 @@ class Dimse:
                 self._follow(association.send_c_move(wanted, self.connection.calling, model))
             return
         model, images = StudyRootQueryRetrieveInformationModelGet, _image_classes()
-        contexts = [build_context(model), *(build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in images)]
+        contexts = [build_context(model), *(build_context(uid, _SYNTAXES) for uid in images)]
         roles = [build_role(uid, scp_role=True) for uid in images]
         with self._associated(contexts, ext_neg=roles, evt_handlers=handlers) as association:
             self._follow(association.send_c_get(wanted, model))
@@ -175,7 +193,7 @@ class Dimse:
     @contextmanager
     def _listening(self, handlers: list) -> Iterator[None]:
         entity = self._entity()
-        entity.supported_contexts = [build_context(uid, ALL_TRANSFER_SYNTAXES) for uid in _image_classes()]
+        entity.supported_contexts = [build_context(uid, _SYNTAXES) for uid in _image_classes()]
         entity.require_called_aet, entity.require_calling_aet = True, [self.address.title]
         secure = tls(self.connection, Purpose.CLIENT_AUTH) if self.address.secure else None
         try:

@@ -210,6 +210,7 @@ def hospital(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.timeout(1500)
 def test_from_an_archive_to_a_release_and_back_into_the_archive(orthanc, hospital, tmp_path) -> None:
     images = [path for path in hospital.rglob("*") if path.is_file() and path.read_bytes()[128:132] == b"DICM"]
     for path in images:
