@@ -51,7 +51,7 @@ def tables_of(run: Path) -> list[Table]:
         "Intervals are 95 %, by half-subsampling of subjects; the floor is real against real."
     )
     tables = [Table(title=f"{run.name}: KID on random-convolution features", note=note, rows=rows)] if rows else []
-    if Cohort.read(run / "prepare" / "cohort.jsonl").header.source["name"] == "phantom":
+    if Cohort.read(run / "prepare" / "cohort.jsonl").header.source["name"].casefold() == "phantom":
         tables.append(_recovered(run))
     return tables
 
