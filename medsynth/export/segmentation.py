@@ -18,9 +18,12 @@ from medsynth.export.dicom import SERIES_DESCRIPTION, STUDY_DATE, STUDY_TIME, Pl
 
 def write(cohort: Cohort, case: Case, images: Sequence[Path], path: Path, made_by: Provenance) -> Path:
     """Write ``case``'s mask as ``path``. ``images`` are the files that `medsynth.export.dicom.write` returned for it.
-    Raises MedsynthError where highdicom, the optional extra ``dicom``, is missing.
+    Raises MedsynthError where there is nothing to segment.
     """
-    highdicom = _highdicom()
+    import highdicom  # a second: only where there are masks
+    import highdicom.seg
+    import highdicom.sr
+
     mask = cohort.mask(case)
     assert mask is not None, f"{case.id} has no mask"
     mask = mask[..., None] if mask.ndim == 2 else mask
@@ -84,16 +87,3 @@ def _repeatable(dataset: Dataset, dimensions: pydicom.uid.UID) -> None:
             element.value = STUDY_TIME
         elif element.VR == "DT" and element.value:
             element.value = STUDY_DATE + STUDY_TIME
-
-
-def _highdicom():
-    try:
-        import highdicom
-        import highdicom.seg
-        import highdicom.sr
-    except ImportError as error:
-        raise MedsynthError(
-            "Masks are written as DICOM SEG by highdicom, which is not installed. Install the extra 'dicom': "
-            "pip install 'medsynth-diffusion[dicom]', or take dicom out of release.formats."
-        ) from error
-    return highdicom

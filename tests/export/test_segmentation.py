@@ -1,6 +1,5 @@
 """A mask leaves as a DICOM Segmentation that is valid, belongs to its images and comes back voxel by voxel."""
 
-import builtins
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import pydicom
 import pytest
 
-from medsynth.errors import MedsynthError
 from medsynth.export import dicom, segmentation
 from medsynth.rng import generator_for
 from tests.export.test_export_dicom import onto
@@ -103,16 +101,3 @@ def test_the_same_mask_is_the_same_bytes(synthetic, made_by, tmp_path) -> None:
     assert first.read_bytes() == second.read_bytes()
     moments = {str(element.value) for element in pydicom.dcmread(first).iterall() if element.VR in ("DA", "TM", "DT") and element.value}
     assert moments == {"18500101", "1200", "185001011200"}
-
-
-def test_without_highdicom_the_error_names_the_extra(synthetic, made_by, tmp_path, monkeypatch) -> None:
-    real_import = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name.startswith("highdicom"):
-            raise ImportError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MedsynthError, match=r"medsynth-diffusion\[dicom\]"):
-        written(synthetic, made_by, tmp_path, (8, 9), "MR", labels((8, 9)))
