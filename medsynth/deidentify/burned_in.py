@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +16,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from scipy import ndimage
 
-from medsynth.errors import MedsynthError
+from medsynth.errors import MedsynthError, UnreadableImage
 
 CONFIDENCE = 50  # of 100, tesseract's own
 LETTERS = 3  # alphanumeric characters of a word that counts
@@ -26,6 +26,7 @@ FAINTEST = 16  # of 255: the least that a letter stands out
 MARGIN = 3  # pixels masked around a word
 LEGIBLE = 28  # pixels of a letter's height that tesseract reads best: smaller ones are enlarged
 FRAMES = 8  # looked at one by one
+ROUNDS = 5  # of masking and looking again: what stood beside a word may be legible once the word is gone
 TIMEOUT = 120  # seconds for one picture
 # Modalities whose pictures are made of screens: ultrasound, secondary capture, other
 SCREENS = frozenset({"US", "SC", "OT", "IVUS", "ES", "XC", "DOC"})
@@ -88,6 +89,28 @@ def find_in_frames(frames: np.ndarray) -> list[Box]:
     return [box for picture in pictures for box in find(_grey(picture))]
 
 
+def cleaned(frames: np.ndarray) -> np.ndarray:
+    """Frames in which no text is seen any more: where it was, each frame has its lowest value. Raises UnreadableImage (``burned-in-text``)
+    where some is seen however much is masked.
+    """
+    for _ in range(ROUNDS):
+        boxes = find_in_frames(frames)
+        if not boxes:
+            return frames
+        frames = masked(frames, boxes)
+    raise UnreadableImage("burned-in-text", f"Text is seen in its pixels after {ROUNDS} rounds of masking. Leave it out.")
+
+
+def masked(frames: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
+    """Frames with these rectangles set to the lowest value of each frame."""
+    frames = frames.copy()
+    for frame in frames:
+        lowest = frame.min()
+        for left, top, right, bottom in boxes:
+            frame[top:bottom, left:right] = lowest
+    return frames
+
+
 def _grey(frame: np.ndarray) -> np.ndarray:
     """A frame (row, column) or (row, column, 3) as uint8 (row, column), its values stretched over the whole range."""
     image = (frame.max(axis=-1) if frame.ndim == 3 else frame).astype(np.float32)
@@ -101,18 +124,30 @@ def find(image: np.ndarray) -> list[Box]:
         raise MedsynthError("tesseract is not installed: no text can be found in pixels. Install it (apt-get install tesseract-ocr).")
     boxes: list[Box] = []
     for shown in (image, 255 - image):
-        for strokes, height in _strokes(shown):
+        for strokes, height, ink in _strokes(shown):
             found = _words(255 - strokes, height)
-            boxes += found
+            boxes += [_whole_line(box, ink, height) for box in found]
             if found:
                 break
     return boxes
 
 
-def _strokes(image: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+def _whole_line(box: Box, ink: np.ndarray, height: float) -> Box:
+    """A word's box with what stands beside it on its line: of a name and a number that touches an edge, only the name may be read."""
+    left, top, right, bottom = box
+    columns = np.flatnonzero(ink[top:bottom].any(axis=0))
+    gap = round(1.5 * height)  # wider than a space between words
+    while len(more := columns[(columns >= right) & (columns < right + gap)]):
+        right = int(more[-1]) + MARGIN + 1
+    while len(more := columns[(columns < left) & (columns >= left - gap)]):
+        left = max(int(more[0]) - MARGIN, 0)
+    return left, top, right, bottom
+
+
+def _strokes(image: np.ndarray) -> Iterator[tuple[np.ndarray, float, np.ndarray]]:
     """What in a picture is thin, bright and in pieces of the size of letters that stand in a row, and then, since letters may touch
-    something else, all that is thin and bright; with the height of a letter in pixels. Nothing where no letters stand in a row: most
-    pictures without text end here, so that they cost no recognition.
+    something else, all that is thin and bright; with the height of a letter in pixels, and where all that is. Nothing where no letters
+    stand in a row: most pictures without text end here, so that they cost no recognition.
     """
     values = image.astype(np.float32)
     thin = values - ndimage.grey_opening(values, (STROKE, STROKE))
@@ -131,8 +166,8 @@ def _strokes(image: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
         return
     height = float(np.median([place[1] - place[0] for number, place in zip(letters, rows, strict=True) if number in set(in_row)]))
     bright = np.clip(thin * (255 / max(float(thin[ink].mean()), 1)), 0, 255).astype(np.uint8)
-    yield np.where(np.isin(labels, in_row), bright, 0).astype(np.uint8), height
-    yield np.where(ink, bright, 0).astype(np.uint8), height
+    yield np.where(np.isin(labels, in_row), bright, 0).astype(np.uint8), height, ink
+    yield np.where(ink, bright, 0).astype(np.uint8), height, ink
 
 
 def _neighbours(place: np.ndarray, rows: np.ndarray) -> int:

@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,6 @@ from medsynth.errors import UnreadableImage
 from medsynth.io import dicom
 from medsynth.io.pseudonyms import new_uid
 
-ROUNDS = 5  # of masking and looking again: what stood beside a word may be legible once the word is gone
 WRITER = "2.25.147888207105306213471529404921117713238"  # Implementation Class UID: a fixed UUID
 CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
 
@@ -89,22 +88,12 @@ class Cleaner:
         if not can_search:
             return found, False
         if self.burned_in == "mask":
-            return _masked(found, burned_in.outside_regions(data)), True
+            inside = burned_in.masked(found.array, burned_in.outside_regions(data))
+            return replace(found, array=burned_in.cleaned(inside)), True
         boxes = burned_in.find_in_frames(found.array)
         if boxes:
             raise UnreadableImage("burned-in-text", f"Text is seen in its pixels, in {len(boxes)} places. Set burned_in=mask to mask it.")
         return found, True
-
-
-def _masked(found: pixels.Pixels, boxes: list[burned_in.Box]) -> pixels.Pixels:
-    """Pixels in which no text is seen any more. Raises UnreadableImage (``burned-in-text``) where some is seen however much is masked."""
-    found = pixels.masked(found, boxes) if boxes else found
-    for _ in range(ROUNDS):
-        boxes = burned_in.find_in_frames(found.array)
-        if not boxes:
-            return found
-        found = pixels.masked(found, boxes)
-    raise UnreadableImage("burned-in-text", f"Text is seen in its pixels after {ROUNDS} rounds of masking. Leave it out.")
 
 
 def searched_overlay(packed: bytes, rows: int, columns: int) -> bool:

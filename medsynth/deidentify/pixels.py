@@ -5,7 +5,6 @@ cleared where an overlay may lie in them (PS3.5 8.1.1).
 """
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,13 +82,3 @@ def write(data: Dataset, pixels: Pixels) -> None:
         stored = array.astype(array.dtype.newbyteorder("<")).tobytes()
     stored += b"\0" * (len(stored) % 2)
     data.add_new(Tag("PixelData"), "OB" if int(data.BitsAllocated) <= 8 else "OW", stored)
-
-
-def masked(pixels: Pixels, boxes: Sequence[tuple[int, int, int, int]]) -> Pixels:
-    """The pixels with rectangles (left, top, right, bottom) set to the lowest value of their frame, in every frame."""
-    array = pixels.array.copy()
-    for frame in array:
-        lowest = frame.min()
-        for left, top, right, bottom in boxes:
-            frame[top:bottom, left:right] = lowest
-    return Pixels(array=array, photometric=pixels.photometric)

@@ -158,13 +158,11 @@ class DicomTree:
         """The image with text masked. Raises UnreadableImage where text is rejected and seen."""
         if self.burned_in == "keep" or not burned_in.is_installed():
             return image
-        boxes = burned_in.find_in_frames(image.array[0].transpose(2, 1, 0))
-        if boxes and self.burned_in == "reject":
+        frames = image.array[0].transpose(2, 1, 0)
+        if self.burned_in == "reject" and burned_in.find_in_frames(frames):
             raise UnreadableImage("burned-in-text", "Text is seen in its pixels. Mask it with source.burned_in=mask, or leave it out.")
-        array = image.array.copy() if boxes else image.array
-        for left, top, right, bottom in boxes:
-            array[:, left:right, top:bottom] = image.array.min()
-        return Volume(array, image.affine, image.mask)
+        clean = burned_in.cleaned(frames) if self.burned_in == "mask" else frames
+        return Volume(clean.transpose(2, 1, 0)[None], image.affine, image.mask)
 
     def _is_mask(self, stack: dicom.Stack) -> bool:
         if not self.mask_series:
