@@ -32,16 +32,24 @@ def write(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def looks(path: Path, train: str) -> list[dict[str, Any]]:
-    """The looks at cohorts of the training set of digest ``train``, in their order; ``verdict`` is "" where none was reached."""
+    """The looks at cohorts of the training set of digest ``train``, in their order; ``verdict`` is "" where none was reached.
+
+    A verdict belongs to the last look before it at the same cohort, by the same checks.
+    """
     if not path.is_file():
         return []
-    found: dict[str, dict[str, Any]] = {}
+    found: list[dict[str, Any]] = []
     for row in map(json.loads, _checked(path, path.read_text(encoding="utf-8"))):
-        if row["train"] == train:
-            row.pop("before")
-            key = json.dumps([row[name] for name in ("synthetic", "level", "seed")])
-            found[key] = {"verdict": "", **found.get(key, {}), **row}
-    return list(found.values())
+        row.pop("before")
+        if row["train"] != train:
+            continue
+        if "verdict" not in row:
+            found.append({**row, "verdict": ""})
+            continue
+        own = (look for look in reversed(found) if all(look.get(name) == value for name, value in row.items() if name != "verdict"))
+        if (look := next(own, None)) is not None:
+            look["verdict"] = row["verdict"]
+    return found
 
 
 def _checked(path: Path, text: str) -> list[str]:

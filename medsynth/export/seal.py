@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from medsynth.cohort import sha256_of
 
 SUMS, SIGNATURE = "SHA256SUMS", "signature.json"
-_OUTSIDE = (SUMS, SIGNATURE, "receipt.json")
+RECEIPT = "receipt.json"  # of the stage; written after the seal
 
 
 def files_of(folder: Path) -> dict[str, Path]:
     """All files that the sums cover, by their name in the release: not the seal, nor the receipt that is written after it."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
-    return {name: found[name] for name in sorted(found) if name not in _OUTSIDE}
+    return {name: found[name] for name in sorted(found) if name not in (SUMS, SIGNATURE, RECEIPT)}
 
 
 def seal(folder: Path, secret: bytes) -> str:
@@ -32,7 +32,7 @@ def seal(folder: Path, secret: bytes) -> str:
     key = Ed25519PrivateKey.from_private_bytes(secret[:32])
     public = key.public_key().public_bytes_raw()
     content = {"algorithm": "Ed25519", "public_key": public.hex(), "signature": key.sign((folder / SUMS).read_bytes()).hex(), "of": SUMS}
-    _write(folder / SIGNATURE, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    _write(folder / SIGNATURE, _as_text(content))
     return fingerprint(public)
 
 
@@ -50,14 +50,19 @@ def verify(folder: Path) -> list[str]:
         public, signature = _signature(folder)
         Ed25519PublicKey.from_public_bytes(public).verify(signature, (folder / SUMS).read_bytes())
         expected = dict(reversed(line.split("  ", 1)) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
-    except (InvalidSignature, ValueError, KeyError, TypeError):
+    except (InvalidSignature, ValueError, KeyError, TypeError, RecursionError):
         return [f"forged {SIGNATURE}"]
     found = files_of(folder)
-    problems = [f"missing {name}" for name in expected if name not in found]
+    receipt = folder / RECEIPT
+    stranger = receipt.is_symlink() or (receipt.exists() and not _is_receipt(receipt))
+    problems = [f"extra {RECEIPT}"] * stranger
+    problems += [f"missing {name}" for name in expected if name not in found]
     problems += [f"extra {name}" for name in found if name not in expected]
     # a link may point anywhere: it is no file of the release, whatever it points to
     problems += [
-        f"changed {name}" for name, path in found.items() if name in expected and (path.is_symlink() or sha256_of(path) != expected[name])
+        f"changed {name}"
+        for name, path in found.items()
+        if name in expected and (path.is_symlink() or not path.is_file() or sha256_of(path) != expected[name])
     ]
     return sorted(problems)
 
@@ -68,8 +73,23 @@ def signer(folder: Path) -> str:
 
 
 def _signature(folder: Path) -> tuple[bytes, bytes]:
-    content = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
+    text = (folder / SIGNATURE).read_text(encoding="utf-8")
+    content = json.loads(text)
+    if set(content) != {"algorithm", "of", "public_key", "signature"} or text != _as_text(content):
+        raise ValueError("more than a signature")
     return bytes.fromhex(content["public_key"]), bytes.fromhex(content["signature"])
+
+
+def _as_text(content: dict[str, str]) -> str:
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def _is_receipt(path: Path) -> bool:
+    """Whether it is the stage's own note, that is no evidence and that nothing reads: JSON with a fingerprint, and no image."""
+    try:
+        return path.is_file() and "fingerprint" in json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def _write(path: Path, text: str) -> None:

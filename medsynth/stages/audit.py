@@ -42,10 +42,11 @@ def work(run: Run, folder: Path) -> None:
         key=_key(run),
     )
     look = {"train": evidence.train.digest, "synthetic": evidence.synthetic.digest, "level": level.name, "seed": evidence.seed}
+    look |= {"checks": sorted(checks)}
     cohorts = {"train": evidence.train, "holdout": evidence.holdout, "synthetic": evidence.synthetic}
     sizes = {name: {"cases": len(cohort), "subjects": len(set(cohort.subjects))} for name, cohort in cohorts.items()}
     path = run.root.parent / ledger.LEDGER
-    ledger.write(path, look | {"limits": level.as_json(), "checks": sorted(checks), "sizes": sizes})
+    ledger.write(path, look | {"limits": level.as_json(), "sizes": sizes})
     findings: list[Finding] = []
     for name in (progress := tqdm(sorted(checks), desc="audit", unit="check")):
         progress.set_postfix_str(name)

@@ -126,7 +126,9 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         "tally": {v: required.count(v) for v in ("pass", "fail", "inconclusive")} | {"total": len(required)},
         "quality": {"inside": sum(compared), "total": len(compared)},
         "findings": findings,
-        "looks": [{"digest": look["synthetic"][:12], **{name: look[name] for name in ("level", "verdict")}} for look in story.looks],
+        "looks": [
+            {"digest": look["synthetic"][:12], **{name: look[name] for name in ("level", "checks", "verdict")}} for look in story.looks
+        ],
         "scores": scores,
         "groups": [_score(row) for row in story.metrics.get("groups", [])],
         "baselines": _baselines(story.metrics.get("baselines", []), scores),

@@ -34,6 +34,7 @@ from medsynth.tracking import PRIVATE
 log = logging.getLogger(__name__)
 
 SMALL_CELL = 11  # numbers about fewer real people than this stay inside (the customary bound of 9 % risk)
+REQUIRED = frozenset({"identifiers", "memorization"})  # checks without which nothing leaves
 EVIDENCE = ("prepare", "train", "sample", "audit", "evaluate", "report")
 
 
@@ -170,6 +171,9 @@ def _verdicts(run: Run, findings: Mapping[str, Any]) -> Iterable[Objection]:
     required = [finding for finding in findings["findings"] if finding["required"]]
     if not required:
         yield Objection("nothing-required", "the audit holds no required finding, so nothing was proven. Add checks (check=[...]).")
+    absent = sorted(REQUIRED - {finding["check"] for finding in required})
+    if required and absent:
+        yield Objection("missing-check", f"the audit was done without {', '.join(absent)}. Audit with all checks.", liftable=True)
     codes = {"fail": "failed-check", "inconclusive": "inconclusive-check"}
     for finding in required:
         if finding["verdict"] != "pass":
@@ -202,7 +206,7 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     audit = without_people(json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8")), people)
     metrics = without_people(json.loads((run.folder("evaluate") / "metrics.json").read_text(encoding="utf-8")), people)
     looks = json.loads((run.folder("audit") / "looks.json").read_text(encoding="utf-8"))
-    audit["looks"] = [{name: look[name] for name in ("synthetic", "level", "seed", "verdict")} for look in looks]
+    audit["looks"] = [{name: look[name] for name in ("synthetic", "level", "seed", "checks", "verdict")} for look in looks]
     released = {"reason": reason, "objections": [str(objection) for objection in objections]}
     _write_json(folder / "audit.json", audit | ({"released_in_spite_of": released} if reason else {}))
     metrics["groups"] = [row for row in metrics.get("groups", []) if row["n_real"] >= SMALL_CELL]
@@ -297,7 +301,17 @@ def without_people(value: Any, people: frozenset[str]) -> Any:
 
 
 def _mentions(value: Any, people: frozenset[str]) -> bool:
-    return isinstance(value, str) and not people.isdisjoint(re.findall(r"[\w-]+", value))
+    if not isinstance(value, str):
+        return False
+    # a name stands between anything that is no letter or digit: in sub-1a2b_T1w too
+    words = re.findall(r"[0-9A-Za-z]+(?:[-.][0-9A-Za-z]+)*", value)
+    parts = (word.split("-") for word in words)
+    return not people.isdisjoint(words) or any(not people.isdisjoint(_runs(part)) for part in parts if len(part) > 1)
+
+
+def _runs(parts: Sequence[str]) -> Iterable[str]:
+    """All neighbouring parts, joined again: of ``pre-sub-1a`` also ``sub-1a``."""
+    return ("-".join(parts[a:b]) for a in range(len(parts)) for b in range(a + 1, len(parts) + 1))
 
 
 def leaks_in(run: Run, folder: Path) -> list[Objection]:

@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medsynth.cohort import Case, Cohort, sha256_of
+from medsynth.errors import MedsynthError
 from medsynth.rng import generator_for
 from medsynth.stages import Run, figures
 from medsynth.stages.facts import Story, facts_of, read
@@ -239,7 +240,10 @@ def refuse_people(html: str, real: Cohort) -> None:
     people = {case.id for case in real} | set(real.subjects)
     # An id of one or two characters is a number on any page
     quoted = {person for person in people & words if len(person) > 2}
-    assert not quoted, f"the shareable report quotes {len(quoted)} real cases"
+    if quoted:
+        raise MedsynthError(
+            f"The shareable report would quote {len(quoted)} real cases, so it is not written. This is a fault of medsynth."
+        )
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -8,8 +8,9 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,6 +25,7 @@ def perform(verb: str, arguments: Sequence[str]) -> None:
 
 def parse(kind: type, arguments: Sequence[str]) -> Any:
     """``arguments`` as an instance of the dataclass ``kind``, types checked: ``["/data", "json=a.json"]``."""
+    kinds = get_type_hints(kind)
     names = [field.name for field in fields(kind)]
     mistakes, settings = [], OmegaConf.structured(kind)
     for place, argument in enumerate(arguments):
@@ -35,13 +37,20 @@ def parse(kind: type, arguments: Sequence[str]) -> Any:
             mistakes.append(f"{argument}: there is no setting of that name.{f' Did you mean {close[0]}?' if close else ''}")
             continue
         try:
-            settings.merge_with(OmegaConf.from_dotlist([f"{name}={value}"]) if place or given else OmegaConf.create({name: value}))
-        except OmegaConfBaseException as error:
+            settings.merge_with(OmegaConf.create({name: _value(kinds[name], value)}))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
             mistakes.append(f"{argument}: {str(error).splitlines()[0]}")
     mistakes += [f"{name}: a value is missing; give {name}=..." for name in sorted(OmegaConf.missing_keys(settings)) if name in names]
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     return OmegaConf.to_object(settings)
+
+
+def _value(kind: Any, text: str) -> Any:
+    """Text is taken as it stands, inside lists and mappings too: the patient id 00123 is no number, and "no" no truth value."""
+    if kind is str:
+        return text
+    return yaml.load(text, yaml.BaseLoader if get_args(kind) else yaml.SafeLoader)
 
 
 def describe(verb: str) -> list[str]:

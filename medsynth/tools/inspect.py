@@ -106,4 +106,5 @@ def _write(path: str, text: str) -> None:
     """For the owner alone: the text names people."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o600)  # of a file that was there too
         file.write(text)

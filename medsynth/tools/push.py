@@ -13,7 +13,7 @@ import pydicom
 from tqdm import tqdm
 
 from medsynth.errors import MedsynthError
-from medsynth.export.seal import verify
+from medsynth.export.seal import files_of, verify
 from medsynth.io.dicom import is_dicom
 from medsynth.pacs.connection import Address, Connection
 from medsynth.pacs.transfer import Journal, archive_at, push
@@ -60,7 +60,7 @@ def _refuse_changes(folder: Path, unverified: bool) -> None:
 
 def _objects(folder: Path) -> list[Path]:
     """The DICOM files, all of which say that they are synthetic."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and is_dicom(path)]
+    files = [path for path in files_of(folder).values() if path.is_file() and is_dicom(path)]
     if not files:
         raise MedsynthError(f"{folder} holds no DICOM file. Release with release.formats=[dicom].")
     bar = tqdm(files, desc="looking", unit="file", disable=len(files) < 1000)

@@ -75,6 +75,20 @@ def test_a_damaged_signature_is_none(folder: Path, damage: str):
     assert verify(folder) == [f"missing {SUMS}", f"missing {SIGNATURE}"]
 
 
+def test_nothing_hides_beside_the_seal(folder: Path):
+    (folder / "receipt.json").write_text('{"fingerprint": "ab", "stage": "release"}')
+    assert verify(folder) == []
+    (folder / "receipt.json").write_bytes(bytes(128) + b"DICM")
+    assert verify(folder) == ["extra receipt.json"]
+    (folder / "receipt.json").unlink()
+    (folder / "receipt.json").symlink_to(folder / SUMS)
+    assert verify(folder) == ["extra receipt.json"]
+    (folder / "receipt.json").unlink()
+    content = json.loads((folder / SIGNATURE).read_text())
+    (folder / SIGNATURE).write_text(json.dumps(content | {"patient": "DOE^JANE"}, indent=1, sort_keys=True) + "\n")
+    assert verify(folder) == [f"forged {SIGNATURE}"]
+
+
 def test_whoever_seals_it_anew_has_another_fingerprint(folder: Path, capsys: pytest.CaptureFixture):
     honest = signer(folder)
     assert main(["verify", str(folder), f"trusted={honest}"]) == 0

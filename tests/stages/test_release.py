@@ -65,7 +65,10 @@ class Lab:
         content = {"verdict": self.verdict, "level": LEVELS[self.level].as_json(), "unit": "subject", "findings": self.findings}
         content |= {"synthetic": self.synthetic.digest, "train": real.split("train").digest} | self.digests
         self.text("audit/findings.json", json.dumps(content))
-        self.text("audit/looks.json", json.dumps([{"synthetic": "0" * 64, "level": "strict", "seed": 1, "verdict": "fail", "limits": {}}]))
+        self.text(
+            "audit/looks.json",
+            json.dumps([{"synthetic": "0" * 64, "level": "strict", "seed": 1, "checks": [], "verdict": "fail", "limits": {}}]),
+        )
         scores = {"name": "kid", "features": "texture", "value": 0.031, "interval": [0.02, 0.042], "anchor": 0.001}
         scores |= {"anchor_interval": [-0.002, 0.004], "best": "low", "status": "ok", "reason": "", "n_real": 4, "n_synthetic": 3}
         groups = [{**scores, "group": "class=a", "n_real": 3}, {**scores, "group": "class=b", "n_real": 30}]
@@ -170,7 +173,7 @@ def test_a_cohort_whose_evidence_passes_leaves_whole(lab: Lab) -> None:
     assert verify(folder) == []
     subprocess.run(["sha256sum", "-c", "--quiet", "--strict", "SHA256SUMS"], cwd=folder, check=True)
     assert json.loads((folder / "audit.json").read_text())["looks"] == [
-        {"synthetic": "0" * 64, "level": "strict", "seed": 1, "verdict": "fail"}
+        {"synthetic": "0" * 64, "level": "strict", "seed": 1, "checks": [], "verdict": "fail"}
     ]
     assert not list(lab.root.glob(".release*"))
     assert lab.sent[0] == ("dataset", "released", lab.synthetic.digest, 3, "release")
@@ -266,6 +269,10 @@ def undecided(lab: Lab) -> None:
     lab.findings[1]["verdict"], lab.verdict = "inconclusive", "inconclusive"
 
 
+def without_the_search_for_copies(lab: Lab) -> None:
+    lab.findings = [each for each in lab.findings if each["check"] != "memorization"]
+
+
 def without_checks(lab: Lab) -> None:
     lab.findings = [finding("memorization", required=False)]
 
@@ -292,6 +299,7 @@ def contradicting(lab: Lab) -> None:
         (failing, "failed-check"),
         (undecided, "inconclusive-check"),
         (without_checks, "nothing-required"),
+        (without_the_search_for_copies, "missing-check"),
         (other_level, "other-level"),
         (other_cohort, "other-cohort"),
         (other_training, "other-training-set"),
@@ -483,3 +491,9 @@ def test_the_receipt_that_is_written_after_the_release_is_no_stranger(lab: Lab) 
     folder = lab.build().release()
     lab.receipt("release")
     assert verify(folder) == []
+
+
+@pytest.mark.parametrize("text", ["sub-1a2b", "see sub-1a2b.", "nifti/sub-1a2b_T1w.nii.gz", "pre_sub-1a2b-004", "x-sub-1a2b"])
+def test_a_real_case_is_found_within_longer_names(text: str) -> None:
+    assert release._mentions(text, frozenset({"sub-1a2b"}))
+    assert not release._mentions(text.replace("1a2b", "1a2b3"), frozenset({"sub-1a2b"}))

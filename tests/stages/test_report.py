@@ -184,8 +184,8 @@ def make_run(root: Path, verdict: str = "pass", level: str = "strict", shape=(16
         (root / f"train/previews/step-{step:06d}.png").write_bytes(figures.png(np.full((16, 64), step, np.uint8)))
     (root / "audit/findings.json").write_text(json.dumps(findings(verdict, level)))
     looks = [
-        {"synthetic": "a" * 64, "level": level, "seed": 1, "verdict": ""},
-        {"synthetic": "b" * 64, "level": level, "seed": 2, "verdict": verdict},
+        {"synthetic": "a" * 64, "level": level, "seed": 1, "checks": ["one"], "verdict": ""},
+        {"synthetic": "b" * 64, "level": level, "seed": 2, "checks": ["one"], "verdict": verdict},
     ]
     (root / "audit/looks.json").write_text(json.dumps(looks))
     (root / "evaluate/metrics.json").write_text(json.dumps(metrics()))
@@ -403,7 +403,7 @@ def test_no_real_picture_even_reaches_the_template_of_the_shareable_copy(tmp_pat
 def test_a_shareable_page_that_quotes_a_patient_is_refused(passed):
     story = read(passed)
     report.refuse_people("<p>nothing of the kind</p>", story.real)
-    with pytest.raises(AssertionError, match="1 real cases"):
+    with pytest.raises(MedsynthError, match="1 real cases"):
         report.refuse_people(f"<p>see {story.real.cases[3].id}.</p>", story.real)
 
 

@@ -20,6 +20,13 @@ def test_the_first_argument_is_the_path_even_if_it_holds_an_equals_sign():
     assert parse(Settings, ["path=/data"]).path == "/data"
 
 
+@pytest.mark.parametrize("text", ["00123", "1e5", "1.50", "0x10", "yes", "null"])
+def test_text_stays_the_text_that_it_is(text):
+    """A patient's id is no number: 00123 is another one than 83."""
+    assert parse(Settings, ["path=" + text]).path == text
+    assert parse(Settings, [text, f"names=[{text}]"]).names == [text]
+
+
 def test_all_mistakes_are_named_at_once_with_the_nearest_name():
     with pytest.raises(SettingsError) as error:
         parse(Settings, ["/data", "jsn=a", "limit=many"])
