@@ -216,6 +216,9 @@ def _guarded(verb: str, work: Callable[[], None]) -> int:
             file=sys.stderr,
         )
         return 2
+    except BrokenPipeError:  # whoever read our output has seen enough, as head does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 141
     except OSError as error:
         if error.errno not in ERRNO:
             raise

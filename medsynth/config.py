@@ -8,6 +8,7 @@ package below this module has never seen a ``DictConfig``.
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from medsynth.audit.level import LEVELS
 from medsynth.errors import SettingsError
 
 
@@ -176,7 +178,8 @@ def refuse_mistakes(arguments: Sequence[str]) -> None:
     try:
         compose(arguments)
     except SettingsError as error:
-        raise SystemExit(str(error)) from None
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
 
 
 def register() -> None:
@@ -273,6 +276,8 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
         mistakes.append(f"data.size={list(cfg.data.size)}: needs {cfg.data.dims} numbers, as data.dims={cfg.data.dims}.")
     if cfg.data.spacing is not None and len(cfg.data.spacing) != 3:
         mistakes.append(f"data.spacing={list(cfg.data.spacing)}: needs 3 numbers, mm along the oriented volume's axes (also for slices).")
+    if cfg.audit.level not in LEVELS:
+        mistakes.append(f"audit.level={cfg.audit.level}: must be one of {', '.join(LEVELS)}.{_nearest(cfg.audit.level, [*LEVELS])}")
     splits = cfg.data.splits
     if abs(splits.train + splits.validation + splits.holdout - 1) > 1e-6 or min(splits.train, splits.validation, splits.holdout) < 0:
         mistakes.append(f"data.splits: {splits.train} + {splits.validation} + {splits.holdout} must be shares that sum to 1.")

@@ -56,9 +56,9 @@ def _value(kind: Any, text: str) -> Any:
 def describe(verb: str) -> list[str]:
     """The lines of ``medsynth VERB --help`` about its settings."""
     first, *rest = fields(importlib.import_module(f"medsynth.tools.{verb}").Settings)
-    lines = [f"usage: medsynth {verb} {first.name.upper()} [setting=value ...]", "", f"  {first.name.upper():<28}{first.metadata['help']}"]
+    lines = [f"usage: medsynth {verb} {first.name.upper()} [setting=value ...]", "", f"  {first.name.upper():<28} {first.metadata['help']}"]
     for field in rest:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         shown = f"{field.name}={'' if default is MISSING or default == '???' else default}"
-        lines.append(f"  {shown:<28}{field.metadata['help']}")
+        lines.append(f"  {shown:<28} {field.metadata['help']}")
     return lines

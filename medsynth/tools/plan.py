@@ -1,9 +1,12 @@
 """plan: which level of proof can so many subjects reach. To be asked before anybody trains."""
 
+import math
 from dataclasses import MISSING, dataclass, field
 
-from medsynth.audit.level import LEVELS, shortage
+from medsynth.audit.level import LEVELS, Level, shortage
 from medsynth.errors import SettingsError
+
+LARGEST = 0.5  # share of the subjects that may reasonably be held out
 
 
 @dataclass
@@ -20,14 +23,17 @@ def run(settings: Settings) -> None:
     held_out = int(settings.subjects * settings.holdout)
     print(f"{settings.subjects} subjects, {held_out} of them held out, {settings.cases} synthetic cases")
     for level in LEVELS.values():
-        print(
-            f"\naudit.level={level.name}: {'OUT OF REACH' if (short := shortage(level.name, held_out, settings.cases)) else 'within reach'}"
-        )
+        short = shortage(level.name, held_out, settings.cases)
+        print(f"\naudit.level={level.name}: {'OUT OF REACH' if short else 'within reach'}")
         print(f"  needs   {level.holdout} held-out subjects and {level.synthetic} synthetic cases")
-        if short and settings.subjects > level.holdout:
-            print(
-                f"  way out data.splits.holdout={level.holdout / settings.subjects:.2f} or more, sampling.cases={level.synthetic} or more"
-            )
-        elif short:
-            print(f"  way out more subjects: {level.holdout} are needed for the holdout alone")
+        if short:
+            print(f"  way out {_way_out(level, settings)}")
         print(f"  claims  {level.claim}")
+
+
+def _way_out(level: Level, settings: Settings) -> str:
+    share = math.ceil(100 * level.holdout / settings.subjects) / 100
+    if share > LARGEST:
+        return f"more subjects: {level.holdout} are needed for the holdout alone, and more than these to train on"
+    cases = max(level.synthetic, settings.cases)
+    return f"data.splits.holdout={max(share, settings.holdout):.2f} or more, sampling.cases={cases} or more"

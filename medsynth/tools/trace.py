@@ -41,7 +41,11 @@ def run(settings: Settings) -> None:
             if count:
                 found += 1
                 _tell(manifest.parents[1], split, count)
-    print("" if found else "not found. Other keys give other pseudonyms: make sure that key=FILE is the one that prepare used.")
+    if not found:
+        raise MedsynthError(
+            f"No run holds {name}. The id must be the archive's own, to the letter (of a NIfTI file its name with .nii.gz), and key=FILE "
+            "the key that prepare used: another id or key gives another pseudonym."
+        )
 
 
 def _tell(root: Path, split: str, count: int) -> None:

@@ -70,6 +70,8 @@ def test_the_plan_tells_the_holdout_that_each_level_needs(capsys: pytest.Capture
     assert "audit.level=strict: OUT OF REACH" in said
     assert "audit.level=standard: within reach" in said
     assert "400 are needed for the holdout alone" in said
+    assert main(["plan", "100000", "cases=500"]) == 0
+    assert "data.splits.holdout=0.20 or more, sampling.cases=1000 or more" in capsys.readouterr().out
     assert main(["plan", "2000", "holdout=0.1", "cases=1000"]) == 0
     assert "data.splits.holdout=0.20 or more" in capsys.readouterr().out
     assert main(["plan", "0"]) == 2

@@ -184,6 +184,9 @@ def test_missing_folders_and_tables_are_named_and_an_empty_folder_holds_nothing(
     image(tmp_path / "images/a.nii")
     with pytest.raises(SettingsError, match=r"source\.subject_pattern"):
         source(tmp_path, subject_pattern="(").scan(workers=1)
+    (tmp_path / "images").mkdir(exist_ok=True)
+    with pytest.raises(SettingsError, match="no folder 'lable'"):
+        source(tmp_path, masks="lable").scan(workers=1)
 
 
 @pytest.mark.real

@@ -38,10 +38,10 @@ def test_the_runs_of_a_person_are_named_with_their_use(runs: Path, capsys: pytes
 
 
 def test_another_person_or_another_key_finds_nobody(runs: Path, capsys: pytest.CaptureFixture):
-    assert main(["trace", "MRN 0816@HOSPITAL", f"runs={runs}", f"key={runs.parent}/key"]) == 0
-    assert "not found" in capsys.readouterr().out
+    assert main(["trace", "MRN 0816@HOSPITAL", f"runs={runs}", f"key={runs.parent}/key"]) == 2
+    assert "No run holds" in capsys.readouterr().err
     load_key(runs.parent / "other")
-    assert main(["trace", PERSON, f"runs={runs}", f"key={runs.parent}/other"]) == 0
-    assert "not found" in capsys.readouterr().out
+    assert main(["trace", PERSON, f"runs={runs}", f"key={runs.parent}/other"]) == 2
+    assert "No run holds" in capsys.readouterr().err
     assert main(["trace", PERSON, f"runs={runs}", f"key={runs.parent}/none"]) == 2
     assert "key=FILE" in capsys.readouterr().err

@@ -25,6 +25,8 @@ SAME_GRID = 0.1  # mm between the corners of an image and its mask: tools write 
 NOT_RAW = ("derivatives", "sourcedata")  # BIDS: what was made from the images, and what they were made from
 MISSING = ("", "n/a", "na", "nan", "null", "none")  # n/a is what BIDS writes
 
+MASKS = "labels"  # need not be there; any other name must
+
 
 class Folder:
     """NIfTI files below ``root/images``, nested or not; ``root/masks`` holds label maps under the same relative names.
@@ -41,7 +43,7 @@ class Folder:
         licence: str,
         terms: str,
         images: str = "images",
-        masks: str = "labels",
+        masks: str = MASKS,
         table: str = "",
         files: str = "*",
         subject_pattern: str = "sub-[A-Za-z0-9]+",
@@ -156,6 +158,8 @@ class Folder:
                 f"source.root={self.root}: there is no folder {self.images!r} in it. Set source.images (. is the root itself)."
             )
         apart = masks if self.masks and masks != images else None
+        if apart and self.masks != MASKS and not apart.is_dir():
+            raise SettingsError(f"source.root={self.root}: there is no folder {self.masks!r} in it. Set source.masks, or leave it out.")
         found, others = _nifti_below(images, self.files, leave=apart)
         labelled, more = _nifti_below(apart, self.files, leave=images if apart in images.parents else None) if apart else ({}, 0)
         return found, labelled, others + more
