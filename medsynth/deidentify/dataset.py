@@ -22,6 +22,7 @@ from pydicom.multival import MultiValue
 from pydicom.sr._snomed_dict import mapping as snomed_mapping
 from pydicom.sr.codedict import codes
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID_dictionary
 
 from medsynth.deidentify.profile import EDITION, OVERLAY_DATA, PRIVATE, Options, actions, allowed, row_of, words
 from medsynth.errors import UnreadableImage
@@ -53,6 +54,7 @@ _DUMMIES: dict[str, Any] = {
     "UN": b"\0\0",
     **dict.fromkeys(_NUMBERS, 0),
 }
+_INSTANCES = frozenset(["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"])  # never a UID of PS3.6
 _CODE = ("CodeValue", "LongCodeValue", "URNCodeValue")
 _ENUMERATED = frozenset(["M", "F", "O", "YES", "NO", "UNKNOWN", "ALTERED", "UNALTERED"])  # sex, smoking, neutered
 _KERNEL = re.compile(r"[A-Z]{1,2}[a-z]?\d{1,2}[a-zA-Z]?|FC\d\d")  # Siemens, Philips, Canon
@@ -282,7 +284,8 @@ class _Work:
         if not values:
             return DataElement(tag, stored, None)
         if vr == "UI":
-            return DataElement(tag, vr, [uid if _is_standard(uid) else new_uid(self.key, uid) for uid in map(str, values)])
+            kept = frozenset() if _keyword(tag) in _INSTANCES else UID_dictionary.keys()
+            return DataElement(tag, vr, [uid if uid in kept else new_uid(self.key, uid) for uid in map(str, values)])
         if vr == "CS":
             return DataElement(tag, vr, [self._code_string(str(value), tag) for value in values])
         if vr == "AS":
@@ -356,11 +359,6 @@ def _each(element: DataElement) -> list:
     if element.value is None or element.value == "" or element.value == b"":
         return []
     return list(element.value) if isinstance(element.value, MultiValue | list) else [element.value]
-
-
-def _is_standard(uid: str) -> bool:
-    """Whether a UID is one of PS3.6: a class or a transfer syntax, never an instance."""
-    return re.fullmatch(r"1\.2\.840\.10008\.[0-9.]+", uid) is not None
 
 
 def _capped(age: str) -> str:

@@ -19,7 +19,6 @@ from medsynth.deidentify.faces import is_head
 from medsynth.deidentify.profile import Options
 from medsynth.errors import UnreadableImage
 from medsynth.io import dicom
-from medsynth.io.pseudonyms import new_uid
 
 WRITER = "2.25.147888207105306213471529404921117713238"  # Implementation Class UID: a fixed UUID
 CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
@@ -73,7 +72,7 @@ class Cleaner:
             built.BurnedInAnnotation = data.BurnedInAnnotation
         if head is not None:
             built.RecognizableVisualFeatures = "YES" if head else "NO"
-        built.file_meta = _file_meta(sop_class, new_uid(self.key, str(data.SOPInstanceUID)))
+        built.file_meta = _file_meta(sop_class, str(built.SOPInstanceUID))
         return built
 
     def _without_text(self, data: Dataset, found: pixels.Pixels) -> tuple[pixels.Pixels, bool]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import UID_dictionary
 
 from medsynth.errors import MedsynthError
 
@@ -73,7 +74,7 @@ def _value(keyword: str, vr: str, value: object) -> str:
         value = value if len(value) <= BLOB and value.isprintable() else ""
     text = str(value or "").replace("\0", "").strip()
     text = text if vr == "PN" else text.replace("^", " ")  # only a name is taken apart
-    standard = vr == "UI" and text.startswith("1.2.840.10008.")  # classes and transfer syntaxes
+    standard = vr == "UI" and text in UID_dictionary  # classes and transfer syntaxes
     return "" if standard or (text.isalpha() and _DESCRIBED.search(keyword)) else text
 
 

@@ -15,6 +15,7 @@ from medsynth.deidentify import profile
 from medsynth.deidentify.dataset import REMOVED, Rebuilder
 from medsynth.deidentify.profile import Options
 from medsynth.errors import UnreadableImage
+from medsynth.io.identifiers import identifying_values
 from medsynth.io.pseudonyms import days_back, is_new_uid, new_uid
 from tests.make_dicom import slices
 
@@ -270,6 +271,17 @@ def test_uids_are_the_same_under_one_key_and_others_under_another():
     assert not is_new_uid(b"j" * 32, new_uid(KEY, "1.2.3"))
     assert len(new_uid(KEY, "1.2.3")) <= 44
     assert rebuild(base()).SOPClassUID == base().SOPClassUID
+
+
+def test_only_uids_of_the_standard_stay_and_never_an_instance():
+    data = base(
+        StudyInstanceUID="1.2.840.10008.77.4711", FrameOfReferenceUID="1.2.840.10008.1.4.1.1", SOPClassUID="1.2.840.10008.5.1.4.1.1.9999"
+    )
+    built = rebuild(data)
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "SOPClassUID"):
+        assert built[keyword].value == new_uid(KEY, data[keyword].value)
+    assert "1.2.840.10008.77.4711" in identifying_values(data)
+    assert "1.2.840.10008.5.1.4.1.1.4" not in identifying_values(base())
 
 
 @pytest.mark.slow

@@ -54,6 +54,13 @@ def test_nothing_of_the_archive_is_in_what_comes_out(tmp_path):
         assert data.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
 
 
+def test_an_instance_under_a_uid_of_the_standard_gets_another_in_its_file_meta_too(tmp_path):
+    save(slices(1, SOPInstanceUID="1.2.840.10008.1.2"), tmp_path / "in")
+    (verdict,) = deidentify(tmp_path / "in", tmp_path / "out", cleaner())
+    data = pydicom.dcmread(tmp_path / "out" / verdict.written)
+    assert data.file_meta.MediaStorageSOPInstanceUID == data.SOPInstanceUID == new_uid(KEY, "1.2.840.10008.1.2")
+
+
 def test_pixels_are_the_same(tmp_path):
     root = archive(tmp_path / "in")
     deidentify(root, tmp_path / "out", cleaner())
