@@ -2,8 +2,8 @@
 is of the kind that it should be; everything else is not there: private attributes, curves, overlays, unknown attributes and free text, in
 sequences of any depth. Pixels are not looked at here (see `medsynth.deidentify.pixels`).
 
-**Text** passes only as words of `medsynth.deidentify.profile.words`; codes only if PS3.16 knows them, with its meaning. On top of that no
-text passes in which an identifier of the same data set stands, such as a family name stored as a body part.
+**Text** passes only as words of `medsynth.deidentify.profile.words`, coded strings as `terms`; codes only if PS3.16 knows them, with its
+meaning. On top of that no text passes in which an identifier of the same data set stands, such as a family name stored as a body part.
 """
 
 import re
@@ -24,7 +24,7 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID_dictionary
 
-from medsynth.deidentify.profile import EDITION, OVERLAY_DATA, PRIVATE, Options, actions, allowed, row_of, words
+from medsynth.deidentify.profile import EDITION, OVERLAY_DATA, PRIVATE, Options, actions, allowed, row_of, terms, words
 from medsynth.errors import UnreadableImage
 from medsynth.io.identifiers import IdentifierHashes, Matcher, identifying_values
 from medsynth.io.pseudonyms import days_back, is_new_uid, new_uid, pseudonym
@@ -287,7 +287,8 @@ class _Work:
             kept = frozenset() if _keyword(tag) in _INSTANCES else UID_dictionary.keys()
             return DataElement(tag, vr, [uid if uid in kept else new_uid(self.key, uid) for uid in map(str, values)])
         if vr == "CS":
-            return DataElement(tag, vr, [self._code_string(str(value), tag) for value in values])
+            said = [self._code_string(str(value), tag) for value in values]
+            return DataElement(tag, vr, said) if tag >> 16 != 0x0028 or REMOVED not in said else None
         if vr == "AS":
             return DataElement(tag, vr, _capped(str(values[0]))) if _capped(str(values[0])) else None
         if vr in ("DS", "IS"):
@@ -302,9 +303,11 @@ class _Work:
 
     def _code_string(self, text: str, tag: BaseTag) -> str:
         text = text.strip()
-        layout = tag >> 16 == 0x0028 or tag == 0x00080060  # of pixels, and the modality: enumerated by the standard
-        legal = re.fullmatch(r"[A-Z0-9 _]{0,16}", text)
-        return text if legal and (layout or not self._names(text)) else REMOVED
+        listed = terms().get(_keyword(tag))
+        if listed is not None:
+            return text if not text or text in listed else REMOVED
+        legal = re.fullmatch(r"[A-Z0-9 _]{0,16}", text) and terms()[""].issuperset(re.split("[ _]+", text.casefold()) if text else ())
+        return text if legal and not self._names(text) else REMOVED
 
     def _vocabulary(self, text: str, tag: BaseTag) -> str:
         """Text of an attribute that an image needs: its known words, or a word that says that there was another."""

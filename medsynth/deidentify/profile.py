@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import permutations
 from typing import Literal
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.sr._cid_dict import cid_concepts
 
 EDITION = "2026c"
 PRIVATE, CURVE, OVERLAY_DATA, OVERLAY_COMMENTS = "private", "50xxxxxx", "60xx3000", "60xx4000"  # rows that are no single tag
@@ -91,6 +93,18 @@ def allowed() -> frozenset[int]:
         rows = tuple(csv.DictReader(file))
     assert all(tag_for_keyword(row["keyword"]) == int(row["tag"], 16) for row in rows)
     return frozenset(int(row["tag"], 16) for row in rows)
+
+
+@cache
+def terms() -> Mapping[str, frozenset[str]]:
+    """What coded strings may say: whole terms by keyword; under an empty one the words of all other terms."""
+    lines = (files(__package__) / "terms.txt").read_text(encoding="utf-8").splitlines()
+    listed = dict(line.split(": ") for line in lines if ": " in line and not line.startswith("#"))
+    found = {keyword: frozenset(text.split("|")) for keyword, text in listed.items()}
+    found["PatientOrientation"] = frozenset("".join(ends) for count in (1, 2, 3) for ends in permutations("APLRHF", count))
+    found["ContextIdentifier"] = frozenset(map(str, cid_concepts))
+    others = frozenset(word for line in lines if ": " not in line and not line.startswith("#") for word in line.split())
+    return found | {"": others | words()}
 
 
 @cache

@@ -181,6 +181,25 @@ def test_values_of_the_wrong_kind_do_not_pass():
     assert list(built.ImageType) == ["ORIGINAL", "PRIMARY", REMOVED]
 
 
+def test_coded_strings_say_what_the_standard_defines_and_no_more():
+    data = base(PatientID="4711")
+    data.PatientName, data.Modality, data.LossyImageCompressionMethod, data.QualityControlImage = (
+        "DOE^JANE",
+        "DOE JANE",
+        "DOE JANE",
+        "12345678",
+    )
+    data.ImageType, data.BodyPartExamined = ["ORIGINAL", "PRIMARY", "MRN12345678", "JANEDOE1979", "CT_SOM5 SPI"], "PAT12345678"
+    data.PatientOrientation, data.ScanOptions, data.CorrectedImage = ["L", "PH"], ["FAST_GEMS", "FS"], ["DECY", "ATTN"]
+    built = rebuild(data)
+    assert built.Modality == built.BodyPartExamined == REMOVED
+    assert "LossyImageCompressionMethod" not in built
+    assert "QualityControlImage" not in built
+    assert list(built.ImageType) == ["ORIGINAL", "PRIMARY", REMOVED, REMOVED, "CT_SOM5 SPI"]
+    for keyword in ("PatientOrientation", "ScanOptions", "CorrectedImage"):
+        assert built[keyword].value == data[keyword].value
+
+
 def test_codes_are_those_of_the_standard_with_its_own_words():
     def item(value: str, scheme: str) -> Dataset:
         code = Dataset()
