@@ -61,6 +61,8 @@ def deidentify(root: Path, out: Path, cleaner: Cleaner, *, workers: int = 1, map
         raise MedsynthError("burned_in=mask needs tesseract. Install it (apt-get install tesseract-ocr), or use burned_in=reject.")
     if mapping is not None and (mapping.resolve().is_relative_to(out) or mapping.exists()):
         raise MedsynthError(f"mapping={mapping} lies in the folder of the cleaned files, or exists. Give a new file.")
+    if mapping is not None and not mapping.parent.is_dir():
+        raise MedsynthError(f"mapping={mapping} lies in a folder that is not there. Make it first.")
     out.mkdir(parents=True, exist_ok=True)
     done = _resumed(out, cleaner)
     paths = [path for path in _files(root) if _name(cleaner.key, root, path) not in done]
@@ -88,8 +90,11 @@ def _files(root: Path) -> list[Path]:
 
 
 def _name(key: bytes, root: Path, path: Path) -> str:
-    """A pseudonym of the file as it is: another if it changes."""
-    state = path.stat()
+    """A pseudonym of the file as it is: another if it changes, and that of its path alone once it is gone."""
+    try:
+        state = path.stat()
+    except OSError:
+        return pseudonym(key, "file", str(path.relative_to(root)))
     return pseudonym(key, "file", f"{path.relative_to(root)}\x1f{state.st_size}\x1f{state.st_mtime_ns}")
 
 

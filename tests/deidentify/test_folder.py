@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from medsynth.deidentify import burned_in
+from medsynth.deidentify import burned_in, folder
 from medsynth.deidentify.folder import JOURNAL, counts, deidentify
 from medsynth.deidentify.image import Cleaner, read
 from medsynth.deidentify.profile import Options
@@ -112,8 +112,18 @@ def test_the_way_back_is_written_only_on_request_and_for_its_owner_alone(tmp_pat
     assert all((tmp_path / "out" / row["written"]).is_file() and Path(row["file"]).is_file() for row in rows)
     with pytest.raises(MedsynthError, match="lies in the folder"):
         deidentify(root, tmp_path / "new", cleaner(), mapping=tmp_path / "new" / "back.jsonl")
+    with pytest.raises(MedsynthError, match="not there"):
+        deidentify(root, tmp_path / "new", cleaner(), mapping=tmp_path / "nowhere" / "back.jsonl")
     with pytest.raises(MedsynthError, match="in one another"):
         deidentify(root, root / "out", cleaner())
+
+
+def test_a_file_that_vanishes_is_rejected_under_a_pseudonym(tmp_path, monkeypatch):
+    root = archive(tmp_path / "in")
+    monkeypatch.setattr(folder, "_files", lambda root: [root / "Zyxwander.dcm", root / "Zyxwander.nii"])
+    verdicts = deidentify(root, tmp_path / "out", cleaner())
+    assert [verdict.verdict for verdict in verdicts] == ["rejected"] * 2
+    assert found_in(tmp_path / "out", ["Zyxwander"]) == []
 
 
 def test_other_objects_heads_and_screens_are_rejected_with_their_reason(tmp_path):
