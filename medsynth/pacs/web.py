@@ -1,12 +1,14 @@
 """An archive by DICOMweb (PS3.18): STOW-RS to send, QIDO-RS and WADO-RS to fetch."""
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import pydicom
+from pydicom.datadict import tag_for_keyword
 
 from medsynth.errors import MedsynthError, SettingsError
 from medsynth.pacs.connection import Address, Connection, Unreachable, missing_extra, password_of
@@ -61,8 +63,8 @@ class Web:
                     if error.response is None or error.response.status_code != 409:
                         raise
                     answer = _refusal(error.response)
-            failed = [int(item.get("FailureReason", 0)) for item in answer.get("FailedSOPSequence", [])]
-            warned = [int(item.WarningReason) for item in answer.get("ReferencedSOPSequence", []) if item.get("WarningReason")]
+                failed = [int(item.get("FailureReason", 0)) for item in answer.get("FailedSOPSequence", [])]
+                warned = [int(item.WarningReason) for item in answer.get("ReferencedSOPSequence", []) if item.get("WarningReason")]
             yield Stored(
                 file=file,
                 failure=f"reason 0x{failed[0]:04X}" if failed else "",
@@ -70,20 +72,18 @@ class Web:
             )
 
     def find(self, query: Mapping[str, str]) -> list[Series]:
-        found: list[Series] = []
+        found: dict[str, Series] = {}
+        asked = 0
         while True:
             with self._answering():
                 page = self.client.search_for_series(
-                    search_filters=dict(query), fields=["NumberOfSeriesRelatedInstances"], limit=PAGE, offset=len(found)
+                    search_filters=dict(query), fields=["NumberOfSeriesRelatedInstances"], limit=PAGE, offset=asked
                 )
-            for row in page:
-                series = pydicom.Dataset.from_json(row)
-                count = series.get("NumberOfSeriesRelatedInstances")
-                found.append(
-                    Series(study=str(series.StudyInstanceUID), uid=str(series.SeriesInstanceUID), instances=int(count) if count else None)
-                )
-            if len(page) < PAGE:
-                return found
+                new = {series.uid: series for series in map(_series, page) if series.uid not in found}
+            found |= new
+            asked += len(page)
+            if len(page) < PAGE or not new:  # an archive that ignores the offset sends the same again
+                return list(found.values())
 
     def fetch(self, series: Series, keep: Callable[[str, bytes], None]) -> None:
         with self._answering():
@@ -94,9 +94,11 @@ class Web:
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
-        """The library's errors as ours, without the address of the request, which may hold a patient's id."""
+        """The library's errors as ours, without the address of the request or a value of the answer, which may hold a patient's id."""
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom's quote values
+                yield
         except requests.exceptions.SSLError:
             raise MedsynthError(f"{self.host} shows a certificate that cannot be verified. Give its authority's by ca=FILE.") from None
         except requests.HTTPError as error:
@@ -107,6 +109,19 @@ class Web:
             raise MedsynthError(f"{self.host} answers with HTTP {code}.{hints.get(code, '')}") from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
             raise Unreachable(f"{self.host} does not answer.") from None
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise MedsynthError(f"{self.host} sends an answer that cannot be read ({type(error).__name__}).") from None
+
+
+def _series(row: Mapping[str, dict]) -> Series:
+    """One row of DICOM JSON (PS3.18 F), of which nothing else is looked at."""
+    study, uid, count = (
+        row.get(f"{tag_for_keyword(keyword):08X}", {}).get("Value", [None])[0]
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "NumberOfSeriesRelatedInstances")
+    )
+    if not study or not uid:
+        raise ValueError
+    return Series(study=str(study), uid=str(uid), instances=int(count) if count else None)
 
 
 def _refusal(response: requests.Response) -> pydicom.Dataset:

@@ -98,11 +98,28 @@ def test_nobody_there_is_worth_another_try() -> None:
         web("http://127.0.0.1:1/dicom-web").find({"PatientID": "P-0815"})
 
 
-def test_a_long_answer_is_asked_for_page_by_page(answering) -> None:
-    def row(number: int) -> dict:
-        uids = {"0020000D": {"vr": "UI", "Value": ["1.2"]}, "0020000E": {"vr": "UI", "Value": [f"1.2.{number}"]}}
-        return uids | {"00201209": {"vr": "IS", "Value": [7]}}
+def row(number: int) -> dict:
+    uids = {"0020000D": {"vr": "UI", "Value": ["1.2"]}, "0020000E": {"vr": "UI", "Value": [f"1.2.{number}"]}}
+    return uids | {"00201209": {"vr": "IS", "Value": [7]}}
 
+
+def test_an_archive_that_ignores_the_offset_is_not_asked_for_ever(answering) -> None:
+    page = [row(n) for n in range(PAGE)]
+    assert len(web(answering((200, page), (200, page))).find({})) == PAGE
+
+
+def test_of_an_answer_only_what_is_needed_is_read_and_nothing_is_quoted(answering, recwarn) -> None:
+    named = {"00100010": {"vr": "PN", "Value": "DOE^JANE"}, "00100030": {"vr": "DA", "Value": ["DOE^JANE"]}}
+    assert len(web(answering((200, [row(1) | named]))).find({})) == 1
+    assert not recwarn.list
+    for wrong in ({"00201209": {"vr": "IS", "Value": ["DOE^JANE"]}}, {"0020000E": {"vr": "UI"}}, {"0020000D": "DOE^JANE"}):
+        with pytest.raises(MedsynthError, match="cannot be read") as caught:
+            web(answering((200, [row(1) | wrong]))).find({})
+        assert "DOE" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+
+def test_a_long_answer_is_asked_for_page_by_page(answering) -> None:
     asked: list[str] = []
     url = answering((200, [row(n) for n in range(PAGE)]), (200, [row(PAGE)]), asked=asked)
     found = web(url).find({"PatientID": "P-*"})
