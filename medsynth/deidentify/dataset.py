@@ -19,6 +19,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.pixels.processing import _expand_segmented_lut
 from pydicom.sr._snomed_dict import mapping as snomed_mapping
 from pydicom.sr.codedict import codes
 from pydicom.tag import BaseTag, Tag
@@ -59,6 +60,10 @@ _CODE = ("CodeValue", "LongCodeValue", "URNCodeValue")
 _ENUMERATED = frozenset(["M", "F", "O", "YES", "NO", "UNKNOWN", "ALTERED", "UNALTERED"])  # sex, smoking, neutered
 _KERNEL = re.compile(r"[A-Z]{1,2}[a-z]?\d{1,2}[a-zA-Z]?|FC\d\d")  # Siemens, Philips, Canon
 _OVERLAY = {"Rows": 0x10, "Columns": 0x11, "Type": 0x40, "Origin": 0x50, "BitsAllocated": 0x100, "BitPosition": 0x102, "Data": 0x3000}
+
+_TABLES = {"LUTData": "LUTDescriptor"} | {
+    f"{colour}PaletteColorLookupTableData": f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")
+}
 
 # Numbers and codes of private attributes that PS3.15 Table E.3.10-1 lists as safe: group, creator, element, value representation
 _SAFE_PRIVATE = {
@@ -201,6 +206,7 @@ class _Work:
             _copy_safe_private(data, built)
         if self.actions[OVERLAY_DATA] == "C" and top:
             self._copy_overlays(data, built)
+        _cut_tables(built)
         if any(keyword in data for keyword in _CODE):
             _set_code(data, built)
         return built
@@ -362,6 +368,30 @@ def _each(element: DataElement) -> list:
     if element.value is None or element.value == "" or element.value == b"":
         return []
     return list(element.value) if isinstance(element.value, MultiValue | list) else [element.value]
+
+
+def _cut_tables(built: Dataset) -> None:
+    """Lookup tables (PS3.3 C.7.6.3.1.5, C.11.1.1) end where their descriptors say; one without a valid descriptor goes. Segmented ones
+    become plain ones: how long they are is known only then."""
+    for keyword, descriptor in _TABLES.items():
+        segments = built.pop(f"Segmented{keyword}", None) if descriptor != "LUTDescriptor" else None
+        if segments is None and keyword not in built:
+            continue
+        try:
+            if segments is not None:
+                form = f"<{len(segments.value) // 2}H" if built[descriptor].value[2] > 8 else f"<{len(segments.value)}B"
+                plain = np.array(_expand_segmented_lut(struct.unpack(form, segments.value), form), "<u2")
+                built.add(DataElement(Tag(keyword), "OW", plain.tobytes()))
+            count, _, bits = built[descriptor].value
+            value = built[keyword].value
+            count = count % 2**16 or 2**16  # 0 stands for 65536
+            size = count * (2 if isinstance(value, bytes) and (bits > 8 or len(value) >= 2 * count) else 1)
+            assert 8 <= bits <= 16
+            assert len(value) >= size
+        except Exception:  # absent, or not what it should be
+            built.pop(keyword, None)
+            continue
+        built[keyword].value = value[:size] + b"\0" * (size % 2) if isinstance(value, bytes) else value[:size]
 
 
 def _capped(age: str) -> str:

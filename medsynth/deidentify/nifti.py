@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medsynth.deidentify.profile import words
+from medsynth.deidentify.profile import terms, words
 from medsynth.errors import UnreadableImage
 
 MAX_BYTES = 8 << 30  # of one file, unpacked
@@ -24,6 +24,7 @@ _NUMBERS = (
     *("slice_end", "slice_code", "xyzt_units", "cal_max", "cal_min", "slice_duration", "toffset", "qform_code", "sform_code", "dim_info"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
+_CODED = frozenset(["ScanningSequence", "SequenceVariant", "ScanOptions", "ImageType"])  # coded strings, whose terms may be single letters
 SIDECAR = frozenset(
     [
         "Modality",
@@ -107,7 +108,10 @@ def clean_volume(path: Path) -> bytes:
         fresh = kind(endianness=given.endianness)
         for name in _NUMBERS:
             fresh[name] = given[name]
-        offset, count = int(given["vox_offset"]), int(np.prod(given.get_data_shape(), dtype=object)) * int(given["bitpix"]) // 8
+        shape, size = given.get_data_shape(), given.get_data_dtype().itemsize
+        assert int(given["bitpix"]) == 8 * size
+        assert min(shape) >= 1
+        offset, count = int(given["vox_offset"]), int(np.prod(shape, dtype=object)) * size
     except Exception:  # nibabel raises whatever the bytes lead it to
         raise UnreadableImage("not-nifti", "The header is not one of a NIfTI-1 or NIfTI-2 file.") from None
     if given["magic"].tobytes()[:3] not in (b"n+1", b"n+2") or offset < kind.sizeof_hdr:
@@ -132,7 +136,7 @@ def clean_sidecar(path: Path) -> bytes:
         assert isinstance(content, dict)
     except (ValueError, AssertionError, RecursionError):
         raise UnreadableImage("not-json", "It is no JSON object.") from None
-    kept = {name: value for name, given in content.items() if name in SIDECAR and (value := _harmless(given)) is not None}
+    kept = {name: value for name, given in content.items() if name in SIDECAR and (value := _harmless(given, name)) is not None}
     return json.dumps(kept, indent=2, sort_keys=True).encode() + b"\n"
 
 
@@ -145,15 +149,15 @@ def clean_gradients(path: Path) -> bytes:
     return "".join(" ".join(f"{number:.10g}" for number in row) + "\n" for row in rows).encode()
 
 
-def _harmless(value: object) -> object:
+def _harmless(value: object, name: str) -> object:
     """A number, a direction, known words, or a list of such; None for everything else."""
     if isinstance(value, bool) or (isinstance(value, int | float) and math.isfinite(value)):
         return value
     if isinstance(value, str):
         parts = re.findall(r"[^\W_]+", value)
-        known = all(part.casefold() in words() or (part.isupper() and len(part) <= 2) for part in parts)
+        known = (terms()[""] if name in _CODED else words()).issuperset(map(str.casefold, parts))
         return value if (parts and known) or re.fullmatch(r"[ijk]-?", value) else None
     if isinstance(value, list):
-        kept = [_harmless(part) for part in value]
+        kept = [_harmless(part, name) for part in value]
         return kept if all(part is not None for part in kept) else None
     return None

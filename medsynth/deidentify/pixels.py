@@ -46,23 +46,27 @@ def read(data: Dataset) -> Pixels:
         if decoder.is_encapsulated and not decoder.is_available:
             raise refuse("unsupported-transfer-syntax")
         native = not decoder.is_encapsulated and photometric in _PLAIN
+        high = int(data.get("HighBit") or int(data.BitsStored) - 1)
+        low = max(high + 1 - int(data.BitsStored), 0) if native else 0  # above 0 in old files alone: pydicom takes 0 for granted
+        if high >= int(data.BitsAllocated):
+            raise refuse("undecodable")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            array, known = decoder.as_array(data, raw=native, allow_excess_frames=False)
+            array, known = decoder.as_array(data, raw=native, allow_excess_frames=False, correct_unused_bits=not low)
     except UnreadableImage:
         raise
     except Exception:  # each decoder raises its own
         raise refuse("undecodable") from None
     array = array.reshape(frames, int(data.Rows), int(data.Columns), *((3,) if int(data.SamplesPerPixel) == 3 else ()))
-    if any((Tag(group, 0x0102) in data and data[Tag(group, 0x0102)].value) for group in range(0x6000, 0x6020, 2)):
-        array = _stored_bits(array, int(data.HighBit))
+    if low or any((Tag(group, 0x0102) in data and data[Tag(group, 0x0102)].value) for group in range(0x6000, 0x6020, 2)):
+        array = _stored_bits(array, low, high)
     return Pixels(array=array, photometric=str(known["photometric_interpretation"]))
 
 
-def _stored_bits(array: np.ndarray, high: int) -> np.ndarray:
-    """Bits up to the high bit alone; the sign is kept, since the shift back is an arithmetic one."""
+def _stored_bits(array: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Bits from the lowest to the highest stored one alone; the sign is kept, since the shift back is an arithmetic one."""
     unused = array.dtype.itemsize * 8 - 1 - high
-    return (array << unused) >> unused
+    return (array << unused) >> (unused + low) << low
 
 
 def write(data: Dataset, pixels: Pixels) -> None:

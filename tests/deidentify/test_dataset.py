@@ -200,6 +200,29 @@ def test_coded_strings_say_what_the_standard_defines_and_no_more():
         assert built[keyword].value == data[keyword].value
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_lookup_tables_end_where_their_descriptors_say(bits):
+    data, table = base(), bytes(range(4 * bits // 8))
+    for colour in ("Red", "Green"):
+        data[f"{colour}PaletteColorLookupTableData"] = DataElement(
+            Tag(f"{colour}PaletteColorLookupTableData"), "OW", table + CANARY[:3].encode()
+        )
+    data.RedPaletteColorLookupTableDescriptor = [4, 0, bits]
+    data.BluePaletteColorLookupTableDescriptor = [4, 0, 16]
+    segments = np.array([0, 1, 7, 1, 3, 10, 0, 2, 4711, 4712], "<u2")  # one value, a line of three, and what lies behind
+    data.add_new(Tag("SegmentedBluePaletteColorLookupTableData"), "OW", segments.tobytes())
+    item = Dataset()
+    item.add_new(Tag("LUTDescriptor"), "US", [2, 0, 16])
+    item.add_new(Tag("LUTData"), "US", [1, 2, 4711])
+    data.VOILUTSequence = [item]
+    built = rebuild(data)
+    assert built.RedPaletteColorLookupTableData == table
+    assert "GreenPaletteColorLookupTableData" not in built
+    assert list(np.frombuffer(built.BluePaletteColorLookupTableData, "<u2")) == [7, 8, 9, 10]
+    assert "SegmentedBluePaletteColorLookupTableData" not in built
+    assert list(built.VOILUTSequence[0].LUTData) == [1, 2]
+
+
 def test_codes_are_those_of_the_standard_with_its_own_words():
     def item(value: str, scheme: str) -> Dataset:
         code = Dataset()

@@ -182,6 +182,16 @@ def test_an_overlay_in_the_unused_bits_of_pixels_is_cleared(tmp_path):
     assert np.array_equal(stored, values)
 
 
+def test_bits_below_those_stored_are_cleared(tmp_path):
+    (data,) = slices(1, patient=NUMBER, shape=(32, 32))
+    data.BitsStored, data.HighBit = 12, 15
+    data.PixelData = (np.arange(1024).astype("<u2") << 4 | 5).tobytes()
+    save([data], tmp_path / "in")
+    deidentify(tmp_path / "in", tmp_path / "out", cleaner())
+    (written,) = (tmp_path / "out").rglob("*.dcm")
+    assert np.array_equal(np.frombuffer(pydicom.dcmread(written).PixelData, "<u2"), np.arange(1024) << 4)
+
+
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_volumes_keep_their_voxels_and_lose_every_text(tmp_path, kind, suffix):
@@ -206,6 +216,24 @@ def test_volumes_keep_their_voxels_and_lose_every_text(tmp_path, kind, suffix):
     assert back.get_data_dtype() == np.int16
     assert np.allclose(back.affine, image.affine)
     assert not back.header.extensions
+
+
+def test_a_volume_whose_header_contradicts_itself_is_rejected(tmp_path):
+    (tmp_path / "in").mkdir()
+    content = nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4)).to_bytes()
+    for number, (field, value) in enumerate({"bitpix": 32, "dim": [3, 3, -4, -5, 1, 1, 1, 1], "datatype": 16}.items()):
+        header = nib.Nifti1Header(content[:348])
+        header[field] = value
+        (tmp_path / "in" / f"{number}.nii").write_bytes(header.binaryblock + content[348:] + b"Zyxwander" * 100)
+    assert counts(deidentify(tmp_path / "in", tmp_path / "out", cleaner(faces="keep"))) == {("rejected", "not-nifti"): 3}
+
+
+def test_single_letters_of_a_sidecar_stay_where_they_are_codes(tmp_path):
+    (tmp_path / "in").mkdir()
+    fields = {"Manufacturer": "J D", "Modality": "JD", "ScanningSequence": "GR", "ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]}
+    (tmp_path / "in" / "a.json").write_text(json.dumps(fields))
+    (verdict,) = deidentify(tmp_path / "in", tmp_path / "out", cleaner())
+    assert json.loads((tmp_path / "out" / verdict.written).read_text()).keys() == {"ScanningSequence", "ImageType"}
 
 
 def test_sidecars_keep_numbers_and_known_words(tmp_path):
