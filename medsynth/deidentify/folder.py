@@ -168,7 +168,7 @@ class _Task:
         try:
             suffix = "".join(path.suffixes[-2:]).lower() if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
             if suffix in (".nii", ".nii.gz"):
-                return self._bytes(path, name, suffix, nifti.clean_volume(path))
+                return self._bytes(path, name, suffix, nifti.clean_volume(path, flat=self.cleaner.faces == "reject"))
             if suffix in _SIDECARS:
                 return self._bytes(path, name, suffix, _SIDECARS[suffix](path))
             if not is_dicom(path):

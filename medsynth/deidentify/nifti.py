@@ -88,10 +88,11 @@ SIDECAR = frozenset(
 )
 
 
-def clean_volume(path: Path) -> bytes:
+def clean_volume(path: Path, flat: bool = False) -> bytes:
     """The file's voxels and the numbers of its header, packed if its name ends in ``.gz``.
 
-    Raises UnreadableImage (``not-nifti``, ``too-large``, ``truncated``, ``damaged``).
+    ``flat`` takes pictures alone: no header tells whether a volume shows a face. Raises UnreadableImage (``not-nifti``, ``too-large``,
+    ``truncated``, ``damaged``, ``face``).
     """
     is_packed = path.name.lower().endswith(".gz")
     try:
@@ -116,6 +117,8 @@ def clean_volume(path: Path) -> bytes:
         raise UnreadableImage("not-nifti", "The header is not one of a NIfTI-1 or NIfTI-2 file.") from None
     if given["magic"].tobytes()[:3] not in (b"n+1", b"n+2") or offset < kind.sizeof_hdr:
         raise UnreadableImage("not-nifti", "The file is not a single-file NIfTI-1 or NIfTI-2 image (header and voxels in one file).")
+    if flat and sum(length > 1 for length in shape) > 2:
+        raise UnreadableImage("face", "It may show a head: no NIfTI header tells. Set faces=keep to take volumes with their faces.")
     voxels = content[offset : offset + count]
     if len(voxels) < count:
         raise UnreadableImage("truncated", "The file ends before its last voxel. Copy it again from its source.")

@@ -27,7 +27,7 @@ class Settings:
     private: str = _setting("remove", "remove, or safe: keep numbers that PS3.15 lists as safe (113111)")
     patient: str = _setting("remove", "remove, or keep: sex, age (at most 90 years), size, weight (113108)")
     burned_in: str = _setting("reject", "images that show text: reject, mask (113101), or keep")
-    faces: str = _setting("reject", "CT, MR and PET of a head: reject, or keep (marked as recognisable)")
+    faces: str = _setting("reject", "CT, MR and PET of a head, and NIfTI volumes: reject, or keep (marked as recognisable)")
     mapping: str = _setting("", "a new file for the way back, readable by you alone; none is written unless asked")
     workers: int = field(default=2, metadata={"help": "processes"})
 

@@ -208,7 +208,9 @@ def test_volumes_keep_their_voxels_and_lose_every_text(tmp_path, kind, suffix):
     else:
         with gzip.GzipFile(str(path).removesuffix(".gz"), "wb", fileobj=path.open("wb")) as packed:
             packed.write(content)
-    (verdict,) = deidentify(tmp_path / "in", tmp_path / "out", cleaner())
+    (rejected,) = deidentify(tmp_path / "in", tmp_path / "rejected", cleaner())
+    assert rejected.code == "face"
+    (verdict,) = deidentify(tmp_path / "in", tmp_path / "out", cleaner(faces="keep"))
     assert found_in(tmp_path / "out", ["Zyxwander"]) == []
     assert verdict.written.endswith(f"_run-2_T1w{suffix}")
     back = nib.load(tmp_path / "out" / verdict.written)
