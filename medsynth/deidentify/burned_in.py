@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from medsynth.errors import MedsynthError, UnreadableImage
 
-CONFIDENCE = 50  # of 100, tesseract's own
+CONFIDENCE = 70  # of 100, tesseract's own
 LETTERS = 3  # alphanumeric characters of a word that counts
 STROKE = 9  # pixels: the pen of a letter is thinner
 LOWEST, HIGHEST = 4, 64  # pixels of a letter's height
