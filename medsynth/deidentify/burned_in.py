@@ -49,7 +49,8 @@ def is_installed() -> bool:
 
 def suspicion(data: Dataset) -> Suspicion | None:
     """What the attributes say (PS3.3 C.7.6.1.1.1, C.8.6.1, C.7.6.1)."""
-    image_type = " ".join(str(part).upper() for part in data.get("ImageType") or [])
+    given = data.get("ImageType") or []
+    image_type = " ".join(str(part).upper() for part in ([given] if isinstance(given, str) else given))
     if str(data.get("BurnedInAnnotation", "")).upper() == "YES":
         return Suspicion("Burned In Annotation (0028,0301) is YES", certain=True)
     if "SCREEN SAVE" in image_type or "SCREEN_SAVE" in image_type or "SCREENSAVE" in image_type:

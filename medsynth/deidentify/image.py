@@ -88,7 +88,10 @@ class Cleaner:
             return found, False
         if self.burned_in == "mask":
             inside = burned_in.masked(found.array, burned_in.outside_regions(data))
-            return replace(found, array=burned_in.cleaned(inside)), True
+            clean = burned_in.cleaned(inside)
+            if suspicion and suspicion.certain and np.array_equal(clean, found.array):
+                raise UnreadableImage("burned-in-text", f"It shows text that was not found to be masked: {suspicion.why}. Leave it out.")
+            return replace(found, array=clean), True
         boxes = burned_in.find_in_frames(found.array)
         if boxes:
             raise UnreadableImage("burned-in-text", f"Text is seen in its pixels, in {len(boxes)} places. Set burned_in=mask to mask it.")

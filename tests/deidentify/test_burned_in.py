@@ -61,9 +61,17 @@ def test_what_attributes_say():
 
     assert said(BurnedInAnnotation="YES").certain
     assert said(ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"]).certain
+    assert said(ImageType="SCREEN SAVE").certain
     assert not said(Modality="US").certain
     assert not said(Modality="CT", ConversionType="SD").certain
     assert said(Modality="CT", ImageType=["ORIGINAL", "PRIMARY"]) is None
+
+
+@needs_tesseract
+def test_text_that_is_said_to_be_there_and_is_not_found_is_not_declared_gone(tmp_path):
+    save(slices(1, shape=(64, 64), BodyPartExamined="KNEE", BurnedInAnnotation="YES"), tmp_path / "in")
+    (verdict,) = deidentify(tmp_path / "in", tmp_path / "out", Cleaner(key=b"k" * 32, burned_in="mask"))
+    assert (verdict.verdict, verdict.code) == ("rejected", "burned-in-text")
 
 
 def test_the_screen_around_ultrasound_regions_is_masked():
