@@ -47,7 +47,7 @@ def tables_of(run: Path) -> list[Table]:
     note = (
         f"{counts['synthetic']['cases']} synthetic cases against {counts['holdout']['subjects']} held-out subjects; "
         f"{settings['fit.steps']} training steps on {counts['train']['subjects']} subjects; {_minutes(run):.0f} minutes from prepare's "
-        f"receipt to the last. Audit at level {findings['level']['name']}: {findings['verdict']} ({checks}). "
+        f"receipt to the last, pauses included. Audit at level {findings['level']['name']}: {findings['verdict']} ({checks}). "
         "Intervals are 95 %, by half-subsampling of subjects; the floor is real against real."
     )
     tables = [Table(title=f"{run.name}: KID on random-convolution features", note=note, rows=rows)] if rows else []

@@ -2,6 +2,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from medsynth.metrics.embedding import dimensions
 from medsynth.metrics.frechet import FrechetDistance, frechet
@@ -31,7 +32,6 @@ def test_covariances_that_do_not_commute_have_their_closed_form_distance():
 
 
 def test_it_equals_what_monai_and_torchmetrics_say():
-    torch = pytest.importorskip("torch")
     from monai.metrics import FIDMetric
 
     generator = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from medsynth.metrics.intervals import permutation_p
 from medsynth.metrics.kernel import GaussianDistance, KernelDistance, discrepancy, gaussian, polynomial
@@ -24,7 +25,6 @@ def test_kid_equals_a_loop_over_all_pairs():
 
 
 def test_kid_equals_what_torchmetrics_says_of_the_whole_sample():
-    torch = pytest.importorskip("torch")
     try:
         from torchmetrics.image.kid import poly_mmd
     except Exception as error:  # a torchvision of another build breaks its import in several ways

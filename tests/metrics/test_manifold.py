@@ -2,6 +2,7 @@ import contextlib
 import io
 
 import numpy as np
+import prdc
 import pytest
 
 from medsynth.metrics.embedding import squared_distances
@@ -15,7 +16,6 @@ def matrices(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])
 def test_the_four_shares_equal_their_reference_implementation(shift):
-    prdc = pytest.importorskip("prdc")
     x, y = np.random.default_rng(0).standard_normal((2, 150, 6))
     y = y[:110] * 0.9 + shift
     with contextlib.redirect_stdout(io.StringIO()):
