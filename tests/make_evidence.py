@@ -3,6 +3,7 @@
 Tests say ``from tests.make_evidence import make_evidence, subject_image`` (the root of the checkout is on pytest's path).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from medsynth.audit.finding import Evidence
-from medsynth.audit.level import Level, level_named
+from medsynth.audit.finding import Evidence, Finding
+from medsynth.audit.level import LEVELS, Level, level_named
 from medsynth.cohort import Case, Cohort, Header, sha256_of
 from medsynth.rng import generator_for
 
@@ -91,6 +92,13 @@ def make_evidence(
         level=level_named(level) if isinstance(level, str) else level,
         seed=seed,
     )
+
+
+def audit_result() -> dict:
+    """What ``findings.json`` holds after a pass of one check."""
+    finding = Finding(check="memorization", verdict="pass", value=0.0, interval=(0.0, 0.01), control=0.01, limit=0.02, why="Nothing.")
+    result = {"level": LEVELS["demo"].as_json(), "verdict": "pass", "unit": "subject", "seed": 1, "findings": [finding.as_json()]}
+    return json.loads(json.dumps(result | {name: letter * 64 for name, letter in (("synthetic", "a"), ("train", "b"), ("holdout", "c"))}))
 
 
 def shuffled(cohort: Cohort, seed: int) -> Cohort:

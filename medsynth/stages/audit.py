@@ -8,7 +8,7 @@ and held-out cases. A failing verdict is no failure of the stage: the report sho
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from medsynth.audit import ledger
 from medsynth.audit.finding import Check, Evidence, Finding, Verdict
 from medsynth.audit.level import level_named
+from medsynth.audit.schema import validated
 from medsynth.cohort import Cohort
 from medsynth.io.pseudonyms import load_key
 from medsynth.rng import seed_for
@@ -27,47 +28,63 @@ log = logging.getLogger(__name__)
 
 
 def work(run: Run, folder: Path) -> None:
-    level = level_named(run.settings.audit.level)
-    checks: Mapping[str, Check] = run.objects["check"]
     real = Cohort.read(run.folder("prepare") / "cohort.jsonl")
     evidence = Evidence(
         train=real.split("train"),
         # validation cases chose the checkpoint: they are neither members nor controls
         holdout=real.split("holdout"),
         synthetic=Cohort.read(run.folder("sample") / "cohort.jsonl"),
-        level=level,
+        level=level_named(run.settings.audit.level),
         seed=seed_for(run.settings.run.seed, "audit"),
         folders=_leaving(run),
         identifiers=run.folder("prepare") / "identifiers.json",
         key=_key(run),
     )
-    look = {"train": evidence.train.digest, "synthetic": evidence.synthetic.digest, "level": level.name, "seed": evidence.seed}
+    findings = examine(evidence, run.objects["check"], folder, run.root.parent / ledger.LEDGER)
+    run.tracker.metrics(_tracked(findings, verdict_of(findings)))
+
+
+def examine(
+    evidence: Evidence,
+    checks: Mapping[str, Check],
+    folder: Path,
+    path: Path,
+    *,
+    judged: Callable[[Finding], Finding] = lambda finding: finding,
+    told: Mapping[str, Any] | None = None,
+) -> list[Finding]:
+    """Take one look with all checks and write it into ``folder``; ``path`` is the ledger.
+
+    ``judged`` has the last word on each finding; ``told`` are further entries of ``findings.json``.
+    """
+    look = {"train": evidence.train.digest, "synthetic": evidence.synthetic.digest, "level": evidence.level.name, "seed": evidence.seed}
     look |= {"checks": sorted(checks)}
     cohorts = {"train": evidence.train, "holdout": evidence.holdout, "synthetic": evidence.synthetic}
     sizes = {name: {"cases": len(cohort), "subjects": len(set(cohort.subjects))} for name, cohort in cohorts.items()}
-    path = run.root.parent / ledger.LEDGER
-    ledger.write(path, look | {"limits": level.as_json(), "sizes": sizes})
+    ledger.write(path, look | {"limits": evidence.level.as_json(), "sizes": sizes})
     findings: list[Finding] = []
     for name in (progress := tqdm(sorted(checks), desc="audit", unit="check")):
         progress.set_postfix_str(name)
-        findings.append(checks[name](evidence))
+        findings.append(judged(checks[name](evidence)))
         log.info("%s: %s. %s", name, findings[-1].verdict, findings[-1].why)
     verdict = verdict_of(findings)
     ledger.write(path, look | {"verdict": verdict})
     _write(folder / "looks.json", json.dumps(ledger.looks(path, evidence.train.digest), indent=1, sort_keys=True) + "\n")
     _draw_pairs(evidence, findings, folder / "pairs")
     result = {
-        "level": level.as_json(),
+        "level": evidence.level.as_json(),
         "verdict": verdict,
-        "unit": real.header.unit,
+        "unit": evidence.train.header.unit,
         "synthetic": evidence.synthetic.digest,
         "train": evidence.train.digest,
         "holdout": evidence.holdout.digest,
         "seed": evidence.seed,
         "findings": [finding.as_json() for finding in findings],
+        **(told or {}),
     }
-    _write(folder / "findings.json", json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    run.tracker.metrics(_tracked(findings, verdict))
+    result = json.loads(json.dumps(result, allow_nan=False))
+    _write(folder / "findings.json", json.dumps(validated(result), indent=1, sort_keys=True) + "\n")
+    return findings
 
 
 def verdict_of(findings: Sequence[Finding]) -> Verdict:

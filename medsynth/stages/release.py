@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from medsynth import __version__
+from medsynth.audit.schema import faults_of, validated
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.config import ReleaseSettings
 from medsynth.errors import MedsynthError, Refused
@@ -112,9 +113,13 @@ def objections_to(run: Run) -> list[Objection]:
         return broken
     try:
         findings = json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8"))
-        return [*_page_changed(run), *_about_others(run, findings), *_verdicts(run, findings)]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return [Objection("unreadable-findings", "audit/findings.json is not what the audit writes. Run 'medsynth audit' again.")]
+    except ValueError:
+        findings = None
+    if faults := faults_of(findings):
+        return [
+            Objection("unreadable-findings", f"audit/findings.json is not what the audit writes ({faults[0]}). Run 'medsynth audit' again.")
+        ]
+    return [*_page_changed(run), *_about_others(run, findings), *_verdicts(run, findings)]
 
 
 def _changed(run: Run, receipts: Mapping[str, Receipt]) -> Iterable[Objection]:
@@ -158,8 +163,13 @@ def _about_others(run: Run, findings: Mapping[str, Any]) -> Iterable[Objection]:
     again = "Delete the folder audit and run 'medsynth audit'."
     if findings["synthetic"] != Cohort.read(run.folder("sample") / "cohort.jsonl").digest:
         yield Objection("other-cohort", f"the findings are about another synthetic cohort than sample/cohort.jsonl. {again}")
-    if findings["train"] != Cohort.read(run.folder("prepare") / "cohort.jsonl").split("train").digest:
+    real = Cohort.read(run.folder("prepare") / "cohort.jsonl")
+    if findings["train"] != real.split("train").digest:
         yield Objection("other-training-set", f"the findings compare with another training set than prepare/cohort.jsonl. {again}")
+    if findings["holdout"] != real.split("holdout").digest:
+        yield Objection("other-holdout", f"the findings rest on other held-out subjects than those of prepare/cohort.jsonl. {again}")
+    if not real.split("holdout").cases:
+        yield Objection("no-holdout", "nobody was held out, so nothing says what is near by chance. Prepare with data.splits.holdout.")
     if findings["level"]["name"] != run.settings.audit.level:
         yield Objection(
             "other-level",
@@ -208,7 +218,8 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     looks = json.loads((run.folder("audit") / "looks.json").read_text(encoding="utf-8"))
     audit["looks"] = [{name: look[name] for name in ("synthetic", "level", "seed", "checks", "verdict")} for look in looks]
     released = {"reason": reason, "objections": [str(objection) for objection in objections]}
-    _write_json(folder / "audit.json", audit | ({"released_in_spite_of": released} if reason else {}))
+    audit |= {"released_in_spite_of": released} if reason else {}
+    _write_json(folder / "audit.json", validated(audit))
     metrics["groups"] = [row for row in metrics.get("groups", []) if row["n_real"] >= SMALL_CELL]
     _write_json(folder / "metrics.json", metrics)
     settings_told = {

@@ -1,8 +1,10 @@
 """verify: is a release whole, and who signed it. It needs nothing but the release."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medsynth.audit.schema import faults_of
 from medsynth.errors import MedsynthError, Refused
 from medsynth.export.seal import files_of, signer, verify
 
@@ -26,8 +28,17 @@ def run(settings: Settings) -> None:
     found, trusted = signer(folder), "" if settings.trusted == "any" else _fingerprint(settings.trusted)
     if trusted and found != trusted:
         raise Refused(f"The release is whole, but {found} signed it, not the trusted {trusted}.")
+    if (audit := folder / "audit.json").is_file() and (faults := _faults(audit)):
+        raise Refused("The release is whole, but its audit.json is none:\n  " + "\n  ".join(faults[:SHOWN]))
     print(f"whole: {len(files_of(folder))} files are as they were signed")
     print(f"signed by {found}" + (" (trusted)" if trusted else ": compare it with the fingerprint that the sender gave you another way"))
+
+
+def _faults(path: Path) -> list[str]:
+    try:
+        return faults_of(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, RecursionError):
+        return ["it cannot be read as JSON"]
 
 
 def _fingerprint(trusted: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from medsynth.cli import main
 from medsynth.export.seal import SIGNATURE, SUMS, seal, signer, verify
+from tests.make_evidence import audit_result
 
 SECRET = bytes(range(32))
 
@@ -20,7 +21,7 @@ SECRET = bytes(range(32))
 def folder(tmp_path: Path) -> Path:
     release = tmp_path / "release"
     (release / "nifti").mkdir(parents=True)
-    (release / "audit.json").write_text("{}")
+    (release / "audit.json").write_text(json.dumps(audit_result()))
     (release / "nifti" / "a.nii.gz").write_bytes(bytes(1000))
     seal(release, SECRET)
     return release
@@ -89,11 +90,18 @@ def test_nothing_hides_beside_the_seal(folder: Path):
     assert verify(folder) == [f"forged {SIGNATURE}"]
 
 
+def test_an_audit_that_breaks_its_schema_is_refused_though_it_was_signed(folder: Path, capsys: pytest.CaptureFixture):
+    (folder / "audit.json").write_text('{"verdict": "pass"}')
+    seal(folder, SECRET)
+    assert main(["verify", str(folder)]) == 3
+    assert "'findings' is a required property" in capsys.readouterr().err
+
+
 def test_whoever_seals_it_anew_has_another_fingerprint(folder: Path, capsys: pytest.CaptureFixture):
     honest = signer(folder)
     assert main(["verify", str(folder), f"trusted={honest}"]) == 0
     assert "(trusted)" in capsys.readouterr().out
-    (folder / "audit.json").write_text('{"verdict": "pass"}')
+    (folder / "audit.json").write_text(json.dumps(audit_result() | {"seed": 2}))
     assert main(["verify", str(folder)]) == 3
     assert "changed audit.json" in capsys.readouterr().err
     seal(folder, bytes(32))

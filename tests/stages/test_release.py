@@ -63,7 +63,8 @@ class Lab:
         self.findings[0]["details"] |= {"pairs": pairs, "threshold": 0.9123456789, "worst": "train-000003", "of": ["holdout-000001", 3]}
         self.findings[0]["details"] |= {"path": f"/archive/{CANARIES[0]}"}
         content = {"verdict": self.verdict, "level": LEVELS[self.level].as_json(), "unit": "subject", "findings": self.findings}
-        content |= {"synthetic": self.synthetic.digest, "train": real.split("train").digest} | self.digests
+        content |= {"synthetic": self.synthetic.digest, "train": real.split("train").digest, "holdout": real.split("holdout").digest}
+        content |= {"seed": 7} | self.digests
         self.text("audit/findings.json", json.dumps(content))
         self.text(
             "audit/looks.json",
@@ -289,6 +290,10 @@ def other_training(lab: Lab) -> None:
     lab.digests = {"train": "0" * 64}
 
 
+def other_holdout(lab: Lab) -> None:
+    lab.digests = {"holdout": "0" * 64}
+
+
 def contradicting(lab: Lab) -> None:
     lab.verdict = "fail"
 
@@ -303,6 +308,7 @@ def contradicting(lab: Lab) -> None:
         (other_level, "other-level"),
         (other_cohort, "other-cohort"),
         (other_training, "other-training-set"),
+        (other_holdout, "other-holdout"),
         (contradicting, "contradiction"),
     ],
 )
