@@ -1,8 +1,10 @@
 """How much proof is asked for. A level is chosen by name before anybody looks, and states what a pass at it means.
 
-The numbers hang together. A threshold at alpha needs ``1 / alpha - 1`` calibration subjects (half of the holdout); a recall bound needs
-that many planted copies; the bound on the rate of copies needs synthetic cases. Where the data is too little for a level the verdict is
-"inconclusive" and says what is missing: a weaker level is a decision of the person who releases, never of the program.
+The numbers hang together. The holdout is divided by seed into subjects that set the threshold, subjects that measure the false alarms and
+subjects that stand for everybody whom the model never saw. A threshold at alpha needs ``1 / alpha - 1`` of the first; a bound on the false
+alarms so many of the second; a recall bound needs that many planted copies; the bound on the rate of copies needs synthetic cases. Where
+the data is too little for a level the verdict is "inconclusive" and says what is missing: a weaker level is a decision of the person who
+releases, never of the program.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,10 +18,12 @@ class Level:
 
     ``alpha``: rate at which unseen subjects may be taken for copies. ``false_alarm``: largest upper bound of that rate, measured on
     subjects that calibrated nothing. ``plants``: copies planted of each kind, and ``recall``: least lower bound of their recall, kind by
-    kind. ``excess``: largest upper bound of the rate of synthetic cases that are copies, after division by the recall's lower bound.
-    ``holdout`` and ``synthetic``: fewest subjects and cases. ``sharpness``: allowed ratio of high-frequency energy, synthetic over real,
-    as a cohort smoother than the planted copies is not what they test. ``attraction``: smallest p of "training subjects attract more
-    than their share of synthetic cases" with which a pass is still given; 0 never holds it back.
+    kind, for the kinds that the search was made for. ``unforeseen``: the same for those that it does not enumerate. ``excess``: largest
+    upper bound of the rate of synthetic cases that are copies, after division by the recall's lower bound. ``holdout`` and ``synthetic``:
+    fewest subjects and cases. ``division``: shares of the holdout for calibration, test and reference. ``sharpness``: allowed ratio of
+    high-frequency energy, synthetic over real, as a cohort smoother than the planted copies is not what they test. ``attraction``:
+    smallest p of "training subjects attract more than their share of synthetic cases" with which a pass is still given; 0 never holds it
+    back.
     """
 
     name: str
@@ -27,8 +31,10 @@ class Level:
     false_alarm: float
     plants: int
     recall: float
+    unforeseen: float
     excess: float
     holdout: int
+    division: tuple[float, float, float]
     synthetic: int
     sharpness: tuple[float, float]
     attraction: float
@@ -39,7 +45,8 @@ class Level:
         return (
             f"At most {self.excess:.0%} of the synthetic cases copy a training case beyond what chance gives (upper 95 % bound, "
             f"corrected for recall) and none is a near-exact copy, by a detector that finds at least {self.recall:.0%} of each kind of "
-            f"planted copy (lower 95 % bound) and takes at most {self.false_alarm:.0%} of unseen subjects for copies (upper 95 % bound)."
+            f"planted copy that it was made for and {self.unforeseen:.0%} of each other kind (lower 95 % bounds), and takes at most "
+            f"{self.false_alarm:.0%} of unseen subjects for copies (upper 95 % bound)."
         )
 
     @property
@@ -48,21 +55,29 @@ class Level:
         return {"holdout": self.holdout, "synthetic": self.synthetic}
 
     def as_json(self) -> dict:
-        return {**asdict(self), "sharpness": list(self.sharpness), "claim": self.claim, "needs": self.needs}
+        return {
+            **asdict(self),
+            "sharpness": list(self.sharpness),
+            "division": list(self.division),
+            "claim": self.claim,
+            "needs": self.needs,
+        }
 
 
 LEVELS = {
     level.name: level
     for level in (
-        # 200 subjects without an alarm bound the false alarms by 2 %; 72 of 72 plants bound recall by 95 %
+        # 100 subjects hold alpha 1 %; 200 without an alarm bound the false alarms by 2 %; 72 of 72 plants bound recall by 95 %
         Level(
             name="strict",
             alpha=0.01,
             false_alarm=0.02,
             plants=72,
             recall=0.95,
+            unforeseen=0.75,
             excess=0.02,
             holdout=400,
+            division=(0.25, 0.5, 0.25),
             synthetic=1000,
             sharpness=(0.8, 1.25),
             attraction=0.01,
@@ -74,8 +89,10 @@ LEVELS = {
             false_alarm=0.33,
             plants=24,
             recall=0.75,
+            unforeseen=0.40,
             excess=0.10,
-            holdout=40,
+            holdout=60,
+            division=(1 / 3, 1 / 3, 1 / 3),
             synthetic=200,
             sharpness=(0.5, 2.0),
             attraction=0.001,
@@ -87,8 +104,10 @@ LEVELS = {
             false_alarm=0.70,
             plants=20,
             recall=0.15,
+            unforeseen=0.0,
             excess=0.30,
-            holdout=20,
+            holdout=24,
+            division=(1 / 3, 1 / 3, 1 / 3),
             synthetic=20,
             sharpness=(0.1, 10.0),
             attraction=0.0,

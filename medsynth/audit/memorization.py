@@ -2,24 +2,26 @@
 
 The detector scores how near a case comes to its nearest training case (`medsynth.audit.nearest`). It is never trusted on its word:
 
-* *negative control*: held-out subjects go through it as if they were synthetic. Half of them set the threshold (split-conformal), the
-  other half measures the false alarms;
+* *negative control*: held-out subjects go through it as if they were synthetic. Some set the threshold (split-conformal), others measure
+  the false alarms;
 * *positive control*: training cases, copied in every way that a leak is known to take (`medsynth.audit.plants`), must be found. One half
-  of them is a rehearsal: where even its hardest copy lies beyond the conformal threshold, the threshold moves up half way to it, as
+  of them is a rehearsal: where even its hardest copies lie beyond the conformal threshold, the threshold moves up half way to them, as
   nothing is gained by flagging more. The other half measures the recall;
 * *never-seen reference*: generated images lie nearer to the middle of a distribution than real ones, so they come nearer to *any* real
-  case. The rate of copies is therefore what lies at training subjects beyond what the same cases find at held-out subjects;
+  case. The rate of copies is therefore what lies at training subjects beyond what the same cases find at the rest of the held-out
+  subjects, times how many training subjects there are for each of them: no training subject is left out, as an equal number would;
 * *attraction*: whether training subjects are the nearest of more synthetic cases than another choice of as many subjects would be. It
   needs no threshold, and counts a subject that attracts many cases as one.
 
-A *hard copy* lies as near to a training case as a planted copy with mild noise or blur, and far beyond everything that cannot be a copy.
-One is enough to fail.
+A *hard copy* lies nearer to a training case than to any of the reference, and beyond a line that a whole clean cohort crosses once in
+twenty times (`_hard_line`). One is enough to fail.
 
 Validation subjects chose the checkpoint: they are neither members nor controls, and are left out.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
@@ -27,7 +29,7 @@ from scipy import ndimage
 from medsynth.audit.finding import Evidence, Finding, Verdict
 from medsynth.audit.level import Level
 from medsynth.audit.nearest import References, nearest, pooled
-from medsynth.audit.plants import kinds
+from medsynth.audit.plants import UNFORESEEN, kinds
 from medsynth.audit.rates import (
     calibration_units,
     clopper_pearson,
@@ -41,9 +43,11 @@ from medsynth.errors import MedsynthError
 from medsynth.rng import generator_for, seed_for
 
 TRAIN, HOLDOUT = 0, 1  # groups of references
-FEWEST = 4  # held-out subjects: fewer make no two halves
+FEWEST = 6  # held-out subjects: fewer make no three parts
 BACKGROUND = 100  # training subjects whose distance to each other sets the scale of a view
 WORST = 12  # pairs shown in the report
+FAMILY = 0.05  # rate at which a clean cohort may hold one hard copy or more
+TAIL = 0.1  # share of the cases that cannot be copies from which their tail is judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,35 +68,37 @@ class Memorization:
     def _look(self, train: Cohort, holdout: Cohort, synthetic: Cohort, level: Level, seed: int) -> "Looked":
         """Score the synthetic cases, the controls and the plants against all real cases, in one search."""
         members, others, cases = (self._images(cohort) for cohort in (train, holdout, synthetic))
-        unseen = _one_a_subject(holdout, seed)
+        calibration, test, reference = _divided(holdout, level.division, seed)
         background = _one_a_subject(train, seed)[:BACKGROUND]
-        planted, names, sources = _plant(members, train, 2 * level.plants, seed)
+        planted, names, sources = _plant(members, cases, train, 2 * level.plants, seed)
+        never_seen = holdout.where(holdout.cases[i] for i in reference)
 
-        queries = np.concatenate([cases, others[unseen], members[background], planted])
-        names_of = [*train.subjects, *holdout.subjects]
+        queries = np.concatenate([cases, others[calibration], others[test], members[background], planted])
+        names_of = [*train.subjects, *never_seen.subjects]
         number = {subject: i for i, subject in enumerate(dict.fromkeys(names_of))}
         references = References(
-            images=np.concatenate([members, others]),
-            groups=np.repeat([TRAIN, HOLDOUT], [len(train), len(holdout)]),
+            images=np.concatenate([members, others[reference]]),
+            groups=np.repeat([TRAIN, HOLDOUT], [len(train), len(never_seen)]),
             subjects=np.array([number[subject] for subject in names_of]),
         )
-        # A subject is not its own neighbour; a synthetic or planted case may lie anywhere.
-        owners = [number[holdout.subjects[i]] for i in unseen] + [number[train.subjects[i]] for i in background]
-        own = np.concatenate([np.full(len(cases), -1), owners, np.full(len(planted), -1)])
+        sizes = [len(cases), len(calibration), len(test), len(background), len(planted)]
+        synthetic_part, calibration_part, test_part, background_part, planted_part = _parts(sizes)
+        # A training subject is not its own neighbour; every other case may lie anywhere.
+        own = np.full(len(queries), -1)
+        own[background_part] = [number[train.subjects[i]] for i in background]
         matches = nearest(queries, references, own=own, candidates=self.candidates)
-
-        ends = np.cumsum([len(cases), len(unseen), len(background), len(planted)])
-        score, row = _on_one_scale(matches.score, matches.row, slice(ends[1], ends[2]))
-        synthetic_part, unseen_part, background_part, planted_part = (slice(a, b) for a, b in zip((0, *ends), ends, strict=False))
+        score, row = _on_one_scale(matches.score, matches.row, background_part)
         return Looked(
             train=train,
-            holdout=holdout,
+            reference=never_seen,
             synthetic=synthetic,
             score=score[synthetic_part],
             row=row[synthetic_part],
-            unseen=score[unseen_part, TRAIN],
+            calibration=score[calibration_part, TRAIN],
+            test=score[test_part, TRAIN],
             background=score[background_part, TRAIN],
             rehearsal=score[planted_part, TRAIN][::2],
+            rehearsed=names[::2],
             plants=score[planted_part, TRAIN][1::2],
             kinds=names[1::2],
             named=np.array([train.subjects[i] == train.subjects[j] for i, j in zip(row[planted_part, TRAIN], sources, strict=True)])[1::2],
@@ -113,13 +119,15 @@ class Looked:
     """What the search found. On the scores' scale 0 is a typical training subject's distance to the others, 1 their nearest twentieth."""
 
     train: Cohort
-    holdout: Cohort
+    reference: Cohort  # held-out cases that stand for everybody whom the model never saw
     synthetic: Cohort
     score: np.ndarray  # (synthetic case, group)
-    row: np.ndarray  # of train and holdout together, (synthetic case, group)
-    unseen: np.ndarray  # held-out subjects against the training cases
+    row: np.ndarray  # of train and reference together, (synthetic case, group)
+    calibration: np.ndarray  # held-out subjects against the training cases, that set the threshold
+    test: np.ndarray  # others of them, that measure the false alarms
     background: np.ndarray  # training subjects against the other training subjects
     rehearsal: np.ndarray  # planted copies, against the training cases, that may move the threshold
+    rehearsed: np.ndarray  # kinds of these
     plants: np.ndarray  # planted copies that measure the recall
     kinds: np.ndarray  # of each of them
     named: np.ndarray  # whether its own subject was found
@@ -128,19 +136,20 @@ class Looked:
 
 def _judge(looked: Looked, level: Level, seed: int) -> Finding:
     """The verdict and everything it rests on."""
-    calibration, test = looked.unseen[::2], looked.unseen[1::2]
-    conformal, alpha = conformal_threshold(calibration, level.alpha)
-    threshold = max(conformal, (conformal + looked.rehearsal.min()) / 2)
+    test = looked.test
+    conformal, alpha = conformal_threshold(looked.calibration, level.alpha)
+    threshold = max(conformal, (conformal + _hardest(looked, conformal)) / 2)
     line = _hard_line(looked)
 
     alarms = int((test > threshold).sum())
     false_alarm = clopper_pearson(alarms, len(test))
-    recall = _recall(looked, threshold)
-    least = min(row["interval"][0] for row in recall.values())
-    hard = np.flatnonzero(looked.score[:, TRAIN] > line)
+    recall = _recall(looked, threshold, line)
+    least, least_unforeseen = (_least(recall, unforeseen) for unforeseen in (False, True))
+    hard = np.flatnonzero((looked.score[:, TRAIN] > line) & (looked.score[:, TRAIN] > looked.score[:, HOLDOUT]))
 
     n = len(looked.score)
-    subjects = {group: len(set(cohort.subjects)) for group, cohort in ((TRAIN, looked.train), (HOLDOUT, looked.holdout))}
+    members, strangers = len(set(looked.train.subjects)), len(set(looked.reference.subjects))
+    held_out = len(looked.calibration) + len(test) + strangers
     excess, sensitive = (_excess(looked, at, seed) for at in (threshold, conformal))
     # A control that fires more than its share must not talk the bound below what as many cases without a single hit could show.
     high = min(max(excess.interval[1], clopper_pearson(0, n)[1]) / max(least, 1e-6), 1.0)
@@ -148,18 +157,24 @@ def _judge(looked: Looked, level: Level, seed: int) -> Finding:
 
     smooth, sharp = level.sharpness
     limits = (
-        (subjects[HOLDOUT] >= level.holdout, f"the holdout has {subjects[HOLDOUT]} subjects, {level.holdout} are needed"),
+        (held_out >= level.holdout, f"the holdout has {held_out} subjects, {level.holdout} are needed"),
         (n >= level.synthetic, f"there are {n} synthetic cases, {level.synthetic} are needed"),
         (
             alpha <= level.alpha,
-            f"{len(calibration)} calibration subjects hold a false alarm rate of {alpha:.1%}; {level.alpha:.1%} needs "
-            f"{calibration_units(level.alpha)}, half of the holdout",
+            f"{len(looked.calibration)} calibration subjects hold a false alarm rate of {alpha:.1%}; {level.alpha:.1%} needs "
+            f"{calibration_units(level.alpha)}, {level.division[0]:.0%} of the holdout",
         ),
-        (least >= level.recall, f"planted copies are not found well enough ({_weakest(recall)}; {level.recall:.0%} is needed)"),
+        (least >= level.recall, f"planted copies are not found well enough ({_weakest(recall, False)}; {level.recall:.0%} is needed)"),
+        (
+            least_unforeseen >= level.unforeseen,
+            f"planted copies of a kind that the search does not enumerate are not found well enough ({_weakest(recall, True)}; "
+            f"{level.unforeseen:.0%} is needed)",
+        ),
         (
             false_alarm[1] <= level.false_alarm,
             f"{alarms} of {len(test)} unseen subjects were taken for copies, so up to {false_alarm[1]:.0%} may be; {level.false_alarm:.0%} "
-            f"is allowed, which needs {units_for_upper_bound(level.false_alarm, alarms)} test subjects, half of the holdout",
+            f"is allowed, which needs {units_for_upper_bound(level.false_alarm, alarms)} test subjects, {level.division[1]:.0%} of the "
+            f"holdout",
         ),
         (
             smooth <= looked.sharpness <= sharp,
@@ -185,7 +200,7 @@ def _judge(looked: Looked, level: Level, seed: int) -> Finding:
         verdict = "fail"
         why = (
             f"{found.at_train} of {n} synthetic cases lie nearer to a training case than {1 - alpha:.0%} of unseen subjects do, against "
-            f"{found.at_holdout} that lie so near to one of the {subjects[HOLDOUT]} held-out subjects: an excess of at least "
+            f"{found.at_holdout} that lie so near to one of {strangers} subjects of the reference: an excess of at least "
             f"{found.interval[0]:.1%}."
         )
     if len(hard):
@@ -194,7 +209,8 @@ def _judge(looked: Looked, level: Level, seed: int) -> Finding:
             f"{len(hard)} of {n} synthetic cases {'is a near-exact copy' if len(hard) == 1 else 'are near-exact copies'} of a training "
             f"case, as near as planted copies and far nearer than any unseen subject."
         )
-    counts = {"train_subjects": subjects[TRAIN], "holdout_subjects": subjects[HOLDOUT], "synthetic": n, "train_cases": len(looked.train)}
+    counts = {"train_subjects": members, "holdout_subjects": held_out, "synthetic": n, "train_cases": len(looked.train)}
+    counts |= {"calibration_subjects": len(looked.calibration), "test_subjects": len(test), "reference_subjects": strangers}
     details = {
         "unit": looked.train.header.unit,
         "counts": counts,
@@ -202,7 +218,7 @@ def _judge(looked: Looked, level: Level, seed: int) -> Finding:
         "threshold": threshold,
         "conformal_threshold": conformal,
         "hard_line": line,
-        "hard_copies": {"count": len(hard), "interval": clopper_pearson(len(hard), n)},
+        "hard_copies": {"count": len(hard), "interval": clopper_pearson(len(hard), n), "of_clean_cohorts": FAMILY},
         "subjects_hit": excess.subjects_hit,
         "false_alarm": {"flagged": alarms, "n": len(test), "interval": false_alarm},
         "recall": recall,
@@ -211,7 +227,7 @@ def _judge(looked: Looked, level: Level, seed: int) -> Finding:
         "attraction": {"share": share, "expected": expected, "p": p},
         "sharpness": looked.sharpness,
         "duplicates_in_training": int((looked.background > line).sum()),
-        "holdout_near_training": int((looked.unseen > line).sum()),
+        "holdout_near_training": int((np.concatenate([looked.calibration, test]) > line).sum()),
         "pairs": _worst(looked, line),
         "histogram": _histogram(looked),
         "short": short,
@@ -250,14 +266,31 @@ def _one_a_subject(cohort: Cohort, seed: int) -> list[int]:
     return [min(rows[subject], key=lambda row: seed_for(seed, "audit case", cohort.cases[row].id)) for subject in order]
 
 
-def _plant(members: np.ndarray, train: Cohort, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``count`` copies of every kind: images, their kinds, and the rows of the training cases they are made of."""
+def _divided(holdout: Cohort, shares: tuple[float, float, float], seed: int) -> tuple[list[int], list[int], list[int]]:
+    """Rows of the cases that calibrate, test and stand for the never seen. Parts share no subject; the first two take one case of each."""
+    order = _one_a_subject(holdout, seed)
+    first, second = (round(share * len(order)) for share in np.cumsum(shares)[:2])
+    strangers = {holdout.subjects[row] for row in order[second:]}
+    return order[:first], order[first:second], [row for row, subject in enumerate(holdout.subjects) if subject in strangers]
+
+
+def _parts(sizes: Sequence[int]) -> list[slice]:
+    """Where each of several parts lies that were put one behind the other."""
+    ends = [0, *np.cumsum(sizes).tolist()]
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _plant(members: np.ndarray, cases: np.ndarray, train: Cohort, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``count`` copies of every kind: images, their kinds, and the rows of the training cases they are made of.
+
+    Partial copies and mixtures are made with the synthetic ``cases``.
+    """
     images, names, sources = [], [], []
     for name, plant in kinds(members.shape[1:]).items():
         rows = _one_a_subject(train, seed_for(seed, "plant", name))
         for number in range(count):
-            row = rows[number % len(rows)]
-            copy = plant(members[row], generator_for(seed, "plant", name, number))
+            row, generator = rows[number % len(rows)], generator_for(seed, "plant", name, number)
+            copy = plant(members[row], cases[generator.integers(len(cases))], generator)
             images.append(np.ascontiguousarray(copy, dtype=np.float32))
             names.append(name)
             sources.append(row)
@@ -281,18 +314,34 @@ def _on_one_scale(score: np.ndarray, row: np.ndarray, background: slice) -> tupl
 def _hard_line(looked: Looked) -> float:
     """The score from which on a case is a near-exact copy.
 
-    Nine of ten copies with mild noise or mild blur reach it, and nothing that cannot be a copy: neither an unseen subject near a training
-    case nor a synthetic case near an unseen subject. Twice their reach above their middle, as the largest of many exceeds that of few.
+    A clean cohort of this size crosses it with probability `FAMILY`, judged by what cannot be a copy: held-out subjects near training
+    cases, and synthetic cases near the reference. Their largest tenth is taken for an exponential tail, which is heavier than that of
+    correlations (peaks over a threshold, Pickands 1975). Where nine of ten planted copies with mild noise or blur lie farther out, the line
+    moves half way up to them, as nothing is gained by a lower one.
     """
     mild = min(np.quantile(looked.plants[looked.kinds == kind], 0.1) for kind in ("noise", "blur"))
-    # Held-out cases, being fewer, lie farther off on the whole. At most by one unit: what copies differ by is far more.
+    # The reference, being smaller, lies farther off on the whole. At most by one unit: what copies differ by is far more.
     fewer = np.clip(np.median(looked.score[:, TRAIN]) - np.median(looked.score[:, HOLDOUT]), 0, 1)
-    cannot = np.concatenate([looked.unseen, looked.score[:, HOLDOUT] + fewer])
-    middle = np.median(cannot)
-    return float(max(mild, middle + 2 * (cannot.max() - middle)))
+    cannot = np.concatenate([looked.calibration, looked.score[:, HOLDOUT] + fewer])
+    start = np.quantile(cannot, 1 - TAIL)
+    beyond = cannot[cannot > start] - start
+    family = start + (beyond.mean() if len(beyond) else 0.0) * np.log(TAIL * len(looked.score) / FAMILY)
+    family = max(family, cannot.max())
+    return float(max(family, (family + mild) / 2))
 
 
-def _recall(looked: Looked, threshold: float) -> dict[str, dict]:
+def _hardest(looked: Looked, conformal: float) -> float:
+    """How near the hardest rehearsed copies come: all of each kind that the search was made for, and nine of ten of any other.
+
+    Of the others, a kind that lies below the threshold anyway does not count.
+    """
+    kinds_of = {kind: looked.rehearsal[looked.rehearsed == kind] for kind in sorted(set(looked.rehearsed.tolist()))}
+    made_for = [scores.min() for kind, scores in kinds_of.items() if kind not in UNFORESEEN]
+    others = [np.quantile(scores, 0.1) for kind, scores in kinds_of.items() if kind in UNFORESEEN]
+    return float(min([*made_for, *(score for score in others if score > conformal)]))
+
+
+def _recall(looked: Looked, threshold: float, line: float) -> dict[str, dict]:
     rows = {}
     for kind in dict.fromkeys(looked.kinds.tolist()):
         own = looked.kinds == kind
@@ -302,12 +351,19 @@ def _recall(looked: Looked, threshold: float) -> dict[str, dict]:
             "planted": int(own.sum()),
             "interval": clopper_pearson(found, int(own.sum())),
             "source_named": int((looked.named & (looked.plants > threshold))[own].sum()),
+            "hard": int((looked.plants[own] > line).sum()),
+            "unforeseen": kind in UNFORESEEN,
         }
     return rows
 
 
-def _weakest(recall: dict[str, dict]) -> str:
-    kind = min(recall, key=lambda name: recall[name]["interval"][0])
+def _least(recall: dict[str, dict], unforeseen: bool) -> float:
+    """Lower bound of the recall of the kind that is found worst."""
+    return min(row["interval"][0] for row in recall.values() if row["unforeseen"] == unforeseen)
+
+
+def _weakest(recall: dict[str, dict], unforeseen: bool) -> str:
+    kind = min((name for name in recall if recall[name]["unforeseen"] == unforeseen), key=lambda name: recall[name]["interval"][0])
     return f"{kind}: {recall[kind]['found']} of {recall[kind]['planted']}, at least {recall[kind]['interval'][0]:.0%}"
 
 
@@ -319,7 +375,7 @@ class Excess:
     """
 
     at_train: int
-    at_holdout: int
+    at_holdout: int  # at the reference
     n: int
     weight: float
     subjects_hit: int
@@ -344,7 +400,7 @@ def _excess(looked: Looked, threshold: float, seed: int) -> Excess:
         at_train=int((flagged & towards_train).sum()),
         at_holdout=int((flagged & ~towards_train).sum()),
         n=len(looked.score),
-        weight=len(set(looked.train.subjects)) / len(set(looked.holdout.subjects)),
+        weight=len(set(looked.train.subjects)) / len(set(looked.reference.subjects)),
         subjects_hit=len({looked.train.subjects[i] for i in looked.row[flagged & towards_train, TRAIN]}),
         p=_attraction(looked, flagged, seed)[2],
     )
@@ -365,7 +421,7 @@ def _attraction(looked: Looked, counted: np.ndarray, seed: int) -> tuple[float, 
     """Share of the counted synthetic cases whose nearest subject is a training subject, its expectation, and p."""
     nearest_group = np.where(looked.score[:, TRAIN] >= looked.score[:, HOLDOUT], TRAIN, HOLDOUT)
     rows = looked.row[np.arange(len(nearest_group)), nearest_group][counted]
-    real = [*looked.train.subjects, *looked.holdout.subjects]
+    real = [*looked.train.subjects, *looked.reference.subjects]
     members = set(looked.train.subjects)
     order = sorted(set(real))
     counts = dict.fromkeys(order, 0)
@@ -377,7 +433,7 @@ def _attraction(looked: Looked, counted: np.ndarray, seed: int) -> tuple[float, 
 
 def _worst(looked: Looked, line: float) -> list[dict]:
     """The synthetic cases that lie nearest to a training case, with both neighbours."""
-    real: Sequence[Case] = [*looked.train.cases, *looked.holdout.cases]
+    real: Sequence[Case] = [*looked.train.cases, *looked.reference.cases]
     order = np.argsort(-looked.score[:, TRAIN], kind="stable")[:WORST]
     return [
         {
@@ -395,8 +451,8 @@ def _worst(looked: Looked, line: float) -> list[dict]:
 def _histogram(looked: Looked) -> dict:
     groups = {
         "synthetic to training": looked.score[:, TRAIN],
-        "synthetic to holdout": looked.score[:, HOLDOUT],
-        "holdout to training": looked.unseen,
+        "synthetic to reference": looked.score[:, HOLDOUT],
+        "holdout to training": np.concatenate([looked.calibration, looked.test]),
         "planted copies": looked.plants,
     }
     everything = np.concatenate(list(groups.values()))

@@ -15,10 +15,12 @@ def level(request: pytest.FixtureRequest) -> Level:
     return LEVELS[request.param]
 
 
-def test_half_of_the_holdout_holds_alpha_and_the_other_half_can_bound_the_false_alarms(level: Level) -> None:
-    half = level.holdout // 2
-    assert half >= calibration_units(level.alpha)
-    assert half >= units_for_upper_bound(level.false_alarm)
+def test_one_part_of_the_holdout_holds_alpha_another_can_bound_the_false_alarms_and_a_third_is_left(level: Level) -> None:
+    calibration, test, reference = (share * level.holdout for share in level.division)
+    assert calibration >= calibration_units(level.alpha)
+    assert test >= units_for_upper_bound(level.false_alarm)
+    assert reference >= 8
+    assert calibration + test + reference == pytest.approx(level.holdout)
 
 
 def test_all_plants_found_are_enough(level: Level) -> None:
@@ -35,13 +37,13 @@ def test_levels_are_ordered_by_every_limit() -> None:
     strict, standard, demo = (LEVELS[name] for name in ("strict", "standard", "demo"))
     for name in ("alpha", "false_alarm", "excess"):
         assert getattr(strict, name) <= getattr(standard, name) <= getattr(demo, name), name
-    for name in ("plants", "recall", "holdout", "synthetic", "attraction"):
+    for name in ("plants", "recall", "unforeseen", "holdout", "synthetic", "attraction"):
         assert getattr(strict, name) >= getattr(standard, name) >= getattr(demo, name), name
-    assert len(fields(Level)) == 10  # a new limit belongs in the lists above
+    assert len(fields(Level)) == 12  # a new limit belongs in the lists above
 
 
 def test_the_claim_says_its_numbers_and_promises_no_anonymity(level: Level) -> None:
-    for limit in (level.excess, level.recall, level.false_alarm):
+    for limit in (level.excess, level.recall, level.unforeseen, level.false_alarm):
         assert f"{limit:.0%}" in level.claim
     assert "anonym" not in level.claim
     assert level.as_json()["needs"] == {"holdout": level.holdout, "synthetic": level.synthetic}
@@ -54,7 +56,7 @@ def test_an_unknown_level_is_an_error_that_names_the_known_ones() -> None:
 
 @pytest.mark.parametrize(
     ("holdout", "synthetic", "fitting"),
-    [(400, 1000, ""), (399, 1000, "standard, demo"), (400, 999, "standard, demo"), (20, 20, "reached: demo"), (3, 9, "No level")],
+    [(400, 1000, ""), (399, 1000, "standard, demo"), (400, 999, "standard, demo"), (24, 20, "reached: demo"), (3, 9, "No level")],
 )
 def test_a_level_out_of_reach_is_said_with_those_within(holdout: int, synthetic: int, fitting: str) -> None:
     said = shortage("strict", holdout, synthetic)
@@ -64,9 +66,9 @@ def test_a_level_out_of_reach_is_said_with_those_within(holdout: int, synthetic:
 
 
 def test_the_plan_tells_the_holdout_that_each_level_needs(capsys: pytest.CaptureFixture) -> None:
-    assert main(["plan", "200"]) == 0
+    assert main(["plan", "200", "holdout=0.3"]) == 0
     said = capsys.readouterr().out
-    assert "200 subjects, 40 of them held out" in said
+    assert "200 subjects, 60 of them held out" in said
     assert "audit.level=strict: OUT OF REACH" in said
     assert "audit.level=standard: within reach" in said
     assert "400 are needed for the holdout alone" in said

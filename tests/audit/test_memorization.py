@@ -38,9 +38,10 @@ def test_a_clean_cohort_passes_at_the_demo_level_and_the_reason_is_the_claim(cle
 def test_planted_copies_of_every_kind_are_found_and_unseen_subjects_are_not(clean: Finding) -> None:
     recall = clean.details["recall"]
     assert set(recall) == set(kinds(FLAT))
-    assert all(row["found"] >= 18 and row["source_named"] >= 18 for row in recall.values()), recall
-    assert clean.details["false_alarm"]["flagged"] <= 6  # of 20, at a rate of 20 %
-    assert clean.control == clean.details["false_alarm"]["flagged"] / 20
+    worst = min((row["found"], row["source_named"], kind) for kind, row in recall.items() if kind != "part")
+    assert worst >= (18, 18, ""), worst
+    assert clean.details["false_alarm"]["flagged"] <= 5  # of 14, at a rate of 20 %
+    assert clean.control == clean.details["false_alarm"]["flagged"] / 14
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -55,9 +56,9 @@ def test_one_exact_copy_of_one_training_case_among_two_hundred_fails_at_every_le
     assert worst["train_score"] > worst["holdout_score"]
 
 
-@pytest.mark.parametrize("kind", ["flip", "blur", "shift"])
+@pytest.mark.parametrize("kind", ["flip_x", "blur", "shift"])
 def test_a_disguised_copy_is_a_hard_copy_too(tmp_path: Path, kind: str) -> None:
-    copy = kinds(FLAT)[kind](images_of(FLAT, ["train 5"])[0], generator_for(1, kind)).astype(np.float32)
+    copy = kinds(FLAT)[kind](images_of(FLAT, ["train 5"])[0], images_of(FLAT, ["nobody 5"])[0], generator_for(1, kind)).astype(np.float32)
     finding = Memorization()(make_evidence(tmp_path, planted=copy[None], level=QUICK))
     assert finding.verdict == "fail"
     assert finding.details["pairs"][0]["train"] == "train-000005"
@@ -66,8 +67,8 @@ def test_a_disguised_copy_is_a_hard_copy_too(tmp_path: Path, kind: str) -> None:
 def test_a_cohort_of_noisy_training_cases_fails_by_the_rate_alone(tmp_path: Path) -> None:
     """No single case need be a hard copy: the excess over what held-out subjects attract gives it away."""
     members, nobody = images_of(FLAT, [f"train {i}" for i in range(40)]), images_of(FLAT, [f"nobody {i}" for i in range(40)])
-    mixed = (0.5 * members + 0.5 * nobody).astype(np.float32)
-    finding = Memorization()(make_evidence(tmp_path, planted=mixed, level=QUICK))
+    mixed = (0.4 * members + 0.6 * nobody).astype(np.float32)
+    finding = Memorization()(make_evidence(tmp_path, n_holdout=80, planted=mixed, level=QUICK))
     assert finding.details["hard_copies"]["count"] == 0
     assert finding.verdict == "fail"
     assert finding.details["excess_at_conformal_threshold"]["interval"][0] > 0
@@ -107,16 +108,16 @@ def test_without_held_out_subjects_nothing_is_known_and_the_needed_number_is_sai
     finding = Memorization()(make_evidence(tmp_path, n_holdout=n_holdout, level="standard"))
     assert finding.verdict == "inconclusive"
     assert f"there are {n_holdout}" in finding.why
-    assert "40 held-out subjects" in finding.why
+    assert "60 held-out subjects" in finding.why
     assert "200 synthetic cases" in finding.why
 
 
 def test_too_little_data_for_a_level_is_doubt_with_the_missing_numbers(tmp_path: Path) -> None:
     finding = Memorization()(make_evidence(tmp_path, level=replace(LEVELS["standard"], plants=4), n_holdout=20))
     assert finding.verdict == "inconclusive"
-    assert "the holdout has 20 subjects, 40 are needed" in finding.why
+    assert "the holdout has 20 subjects, 60 are needed" in finding.why
     assert "there are 60 synthetic cases, 200 are needed" in finding.why
-    assert "9.1%" in finding.why  # alpha that 10 calibration subjects hold
+    assert "12.5%" in finding.why  # alpha that 7 calibration subjects hold
 
 
 def test_a_blind_detector_gives_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def test_a_blind_detector_gives_no_verdict(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_cohort_smoother_than_the_plants_gives_no_verdict_where_the_level_asks(tmp_path: Path) -> None:
     evidence = make_evidence(tmp_path, level=replace(QUICK, sharpness=(0.8, 1.25)))
-    smooth = np.stack([kinds(FLAT)["blur"](image[0], generator_for(0)) for image in evidence.synthetic.images()])
+    smooth = np.stack([kinds(FLAT)["blur"](image[0], image[0], generator_for(0)) for image in evidence.synthetic.images()])
     finding = Memorization()(replace(evidence, synthetic=cohort_of(tmp_path / "smooth", "synthetic", smooth)))
     assert finding.details["sharpness"] < 0.8
     assert finding.verdict == "inconclusive"
@@ -150,8 +151,8 @@ def test_many_slices_of_a_subject_count_as_one(tmp_path: Path) -> None:
     holdout = cohort_of(tmp_path / "slices", "holdout", images_of(FLAT, [f"holdout {i}" for i in range(40)]), subjects)
     finding = Memorization()(replace(evidence, holdout=holdout))
     assert finding.details["counts"]["holdout_subjects"] == 8
-    assert finding.details["false_alarm"]["n"] == 4
-    assert "8 subjects, 20 are needed" in finding.why
+    assert finding.details["false_alarm"]["n"] == 2
+    assert "8 subjects, 24 are needed" in finding.why
 
 
 def test_duplicates_in_training_are_counted_and_hide_no_copy(tmp_path: Path) -> None:

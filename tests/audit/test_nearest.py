@@ -35,7 +35,7 @@ def test_an_exact_copy_is_as_near_as_can_be_in_every_view(real: np.ndarray) -> N
 
 def test_every_kind_of_copy_names_its_source_in_one_view(real: np.ndarray) -> None:
     for name, plant in kinds(real.shape[1:]).items():
-        copies = np.stack([plant(real[i], generator_for(0, name, i)) for i in range(6)]).astype(np.float32)
+        copies = np.stack([plant(real[i], real[i], generator_for(0, name, i)) for i in range(6)]).astype(np.float32)
         assert (found(copies, real).row[:, :, 0] == np.arange(6)).any(0).all(), name
 
 

@@ -32,7 +32,7 @@ def evidence(folder: Path, leak: bool) -> Evidence:
     """A cohort that holds every leak that a check is for, or none of them."""
     shape = (20, 20)
     planted = images_of(shape, ["train 4", "train 7"]) if leak else None
-    made = make_evidence(folder, shape=shape, n_synthetic=40, planted=planted, level=replace(LEVELS["demo"], plants=6, recall=0.3))
+    made = make_evidence(folder, shape=shape, n_synthetic=60, planted=planted, level=replace(LEVELS["demo"], plants=6, recall=0.3))
     leaving = folder / "leaving"
     leaving.mkdir()
     (leaving / "cohort.jsonl").write_text(json.dumps({"comment": f"from {IDENTIFIER}" if leak else "nobody"}) + "\n")
