@@ -23,7 +23,8 @@ class Level:
     fewest subjects and cases. ``division``: shares of the holdout for calibration, test and reference. ``sharpness``: allowed ratio of
     high-frequency energy, synthetic over real, as a cohort smoother than the planted copies is not what they test. ``attraction``:
     smallest p of "training subjects attract more than their share of synthetic cases" with which a pass is still given; 0 never holds it
-    back.
+    back. ``linkage``: largest upper bound of what an attack on the table of attributes gains over its control, and ``k``: fewest training
+    subjects that share what a case hands on.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Level:
     synthetic: int
     sharpness: tuple[float, float]
     attraction: float
+    linkage: float
+    k: int
 
     @property
     def claim(self) -> str:
@@ -81,6 +84,8 @@ LEVELS = {
             synthetic=1000,
             sharpness=(0.8, 1.25),
             attraction=0.01,
+            linkage=0.15,
+            k=11,
         ),
         # 20 subjects hold alpha 5 %; 20 more, of which 2 may alarm, bound it by 32 %; 24 plants of which 1 may be missed, by 78 %
         Level(
@@ -96,6 +101,8 @@ LEVELS = {
             synthetic=200,
             sharpness=(0.5, 2.0),
             attraction=0.001,
+            linkage=0.40,
+            k=5,
         ),
         # to see the machinery run, on a phantom: 7 of 20 plants found are enough; it shows that copying is not gross, and protects nobody
         Level(
@@ -111,6 +118,8 @@ LEVELS = {
             synthetic=20,
             sharpness=(0.1, 10.0),
             attraction=0.0,
+            linkage=0.70,
+            k=2,
         ),
     )
 }

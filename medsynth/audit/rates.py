@@ -50,6 +50,23 @@ def paired_difference(both: int, only_a: int, only_b: int, neither: int, *, weig
     return delta - _add(a - low_a, weight * (high_b - b), phi), delta + _add(high_a - a, weight * (b - low_b), phi)
 
 
+def residual_risk(hits: int, n: int, control_hits: int, control_n: int, confidence: float = 0.95) -> tuple[float, Interval]:
+    """What an attack gains beyond its success on people who cannot leak, ``(a - c) / (1 - c)``, with its interval.
+
+    It is one minus a ratio of two independent rates of failure; the interval of that ratio is by square-and-add from Wilson's (Donner and
+    Zou 2012, MOVER-R). 0 is no gain, 1 is certainty, and below 0 the control fared better. Where the control never fails there is nothing
+    left to gain: the risk is 0, and its interval is (-inf, 1).
+    """
+    p, q = (1 - hits / n if n else 1.0), (1 - control_hits / control_n if control_n else 1.0)
+    (low_p, high_p), (low_q, high_q) = wilson(n - hits, n, confidence), wilson(control_n - control_hits, control_n, confidence)
+    if q == 0:
+        return 0.0, (-math.inf, 1.0)
+    least = low_p * (2 * p - low_p)
+    low = least / (p * q + math.sqrt(max((p * q) ** 2 - least * high_q * (2 * q - high_q), 0.0))) if least else 0.0
+    high = (p * q + math.sqrt((p * q) ** 2 - low_q * (2 * q - low_q) * high_p * (2 * p - high_p))) / (low_q * (2 * q - low_q))
+    return 1 - p / q, (float(1 - high), float(1 - low))
+
+
 def _add(x: float, y: float, phi: float) -> float:
     return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
 

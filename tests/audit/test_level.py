@@ -35,11 +35,11 @@ def test_a_cohort_without_a_hit_stays_within_the_excess(level: Level) -> None:
 
 def test_levels_are_ordered_by_every_limit() -> None:
     strict, standard, demo = (LEVELS[name] for name in ("strict", "standard", "demo"))
-    for name in ("alpha", "false_alarm", "excess"):
+    for name in ("alpha", "false_alarm", "excess", "linkage"):
         assert getattr(strict, name) <= getattr(standard, name) <= getattr(demo, name), name
-    for name in ("plants", "recall", "unforeseen", "holdout", "synthetic", "attraction"):
+    for name in ("plants", "recall", "unforeseen", "holdout", "synthetic", "attraction", "k"):
         assert getattr(strict, name) >= getattr(standard, name) >= getattr(demo, name), name
-    assert len(fields(Level)) == 12  # a new limit belongs in the lists above
+    assert len(fields(Level)) == 14  # a new limit belongs in the lists above
 
 
 def test_the_claim_says_its_numbers_and_promises_no_anonymity(level: Level) -> None:

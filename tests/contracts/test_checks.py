@@ -37,6 +37,12 @@ def evidence(folder: Path, leak: bool) -> Evidence:
     leaving.mkdir()
     (leaving / "cohort.jsonl").write_text(json.dumps({"comment": f"from {IDENTIFIER}" if leak else "nobody"}) + "\n")
     write_identifiers(folder / "identifiers.json", KEY, [IDENTIFIER])
+    cohorts = {"train": made.train, "holdout": made.holdout, "synthetic": made.synthetic}
+    rare = {"train": 4, "synthetic": 0} if leak else {}  # a case's place
+    for name, cohort in cohorts.items():
+        classes = ["rare" if rare.get(name) == i else ("ill", "well")[i % 2] for i in range(len(cohort))]
+        cohorts[name] = cohort.where(replace(case, condition={"class": known}) for case, known in zip(cohort, classes, strict=True))
+    made = replace(made, **cohorts)
     return replace(made, folders=(leaving,), identifiers=folder / "identifiers.json", key=KEY)
 
 

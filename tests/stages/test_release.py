@@ -44,7 +44,12 @@ class Lab:
         self.settings.paths.key = str(self.key)
         self.settings.audit.level = "standard"
         self.sent: list[tuple] = []
-        self.findings = [finding("memorization"), finding("identifiers"), finding("burned_in", "inconclusive", required=False)]
+        self.findings = [
+            finding("memorization"),
+            finding("identifiers"),
+            finding("linkage"),
+            finding("burned_in", "inconclusive", required=False),
+        ]
         self.level, self.verdict, self.page = "standard", "pass", "<p>the shareable page</p>"
         self.digests: dict[str, str] = {}
         self.terms = "research only"
