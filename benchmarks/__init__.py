@@ -8,7 +8,16 @@ import importlib
 
 from benchmarks.table import Table
 
-BENCHMARKS = ("training_step", "sampling_quality", "dicom_series", "dicom_archive", "nifti_to_grid", "audit_search", "deidentification")
+BENCHMARKS = (
+    "training_step",
+    "sampling_quality",
+    "dicom_series",
+    "dicom_archive",
+    "nifti_to_grid",
+    "audit_search",
+    "false_release",
+    "deidentification",
+)
 
 
 def measure(name: str, tiny: bool) -> list[Table]:

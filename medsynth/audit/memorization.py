@@ -61,12 +61,12 @@ class Memorization:
         missing = _missing(evidence)
         if missing:
             return _finding("inconclusive", missing, evidence.level)
-        train, holdout, synthetic = (_ordered(cohort) for cohort in (evidence.train, evidence.holdout, evidence.synthetic))
-        looked = self._look(train, holdout, synthetic, evidence.level, evidence.seed)
-        return _judge(looked, evidence.level, evidence.seed)
+        return judge(self.look(evidence), evidence.level, evidence.seed)
 
-    def _look(self, train: Cohort, holdout: Cohort, synthetic: Cohort, level: Level, seed: int) -> "Looked":
+    def look(self, evidence: Evidence) -> "Looked":
         """Score the synthetic cases, the controls and the plants against all real cases, in one search."""
+        train, holdout, synthetic = (_ordered(cohort) for cohort in (evidence.train, evidence.holdout, evidence.synthetic))
+        level, seed = evidence.level, evidence.seed
         members, others, cases = (self._images(cohort) for cohort in (train, holdout, synthetic))
         calibration, test, reference = _divided(holdout, level.division, seed)
         background = _one_a_subject(train, seed)[:BACKGROUND]
@@ -102,7 +102,7 @@ class Memorization:
             plants=score[planted_part, TRAIN][1::2],
             kinds=names[1::2],
             named=np.array([train.subjects[i] == train.subjects[j] for i, j in zip(row[planted_part, TRAIN], sources, strict=True)])[1::2],
-            sharpness=_sharpness(cases) / max(_sharpness(members), 1e-12),
+            sharpness=sharpness(cases) / max(sharpness(members), 1e-12),
         )
 
     def _images(self, cohort: Cohort) -> np.ndarray:
@@ -134,7 +134,7 @@ class Looked:
     sharpness: float  # high-frequency energy, synthetic over training
 
 
-def _judge(looked: Looked, level: Level, seed: int) -> Finding:
+def judge(looked: Looked, level: Level, seed: int) -> Finding:
     """The verdict and everything it rests on."""
     test = looked.test
     conformal, alpha = conformal_threshold(looked.calibration, level.alpha)
@@ -460,7 +460,7 @@ def _histogram(looked: Looked) -> dict:
     return {"edges": edges.tolist(), "counts": {name: np.histogram(values, edges)[0].tolist() for name, values in groups.items()}}
 
 
-def _sharpness(images: np.ndarray) -> float:
+def sharpness(images: np.ndarray) -> float:
     """Mean energy of what a Gaussian of one voxel removes."""
     fine = [image - ndimage.gaussian_filter(image, 1.0, mode="nearest") for image in images]
     return float(np.mean([np.square(image).mean() for image in fine]))
