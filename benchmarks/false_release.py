@@ -51,9 +51,9 @@ def measure(tiny: bool) -> list[Table]:
                     verdicts[share][judge(part(looked, rows, detail), level, division).verdict] += 1
     rows = [_row(share, verdicts[share]) for share in SHARES]
     note = (
-        f"{cohorts * divisions} cohorts of {min(level.synthetic, pool)} cases a row, {divisions} divisions of {held_out} held-out subjects, a "
-        f"model of {steps} steps on {subjects} subjects, {size}x{size}, level {level.name}. Copies are of {len(kinds((size, size)))} kinds in "
-        "equal parts. A cohort leaves only where the verdict is pass."
+        f"{cohorts * divisions} cohorts of {min(level.synthetic, pool)} cases a row, {divisions} divisions of {held_out} held-out "
+        f"subjects, a model of {steps} steps on {subjects} subjects, {size}x{size}, level {level.name}. Copies are of "
+        f"{len(kinds((size, size)))} kinds in equal parts. A cohort leaves only where the verdict is pass."
     )
     return [Table(title="Audit: cohorts that are passed", note=note, rows=rows)]
 
