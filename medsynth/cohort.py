@@ -60,6 +60,7 @@ class Header:
     joint_mask: bool = False  # the masks are channels of the model
     conditions: ConditionSchema = field(default_factory=ConditionSchema)
     made_with: Mapping[str, str] = field(default_factory=dict)
+    rejected: Mapping[str, str] = field(default_factory=dict)  # ids of drawn cases that were copies, and the check that found each
 
     @property
     def dims(self) -> int:

@@ -90,6 +90,7 @@ class SamplingSettings:
     seed: int | None = None  # none: run.seed
     processes: int = 1
     per_condition: dict[str, int] = field(default_factory=dict)  # "class=pneumonia": 100; empty: the training distribution
+    reject: bool = False  # draw copies anew, after the audit of what was drawn (medsynth/stages/rejection.py)
 
 
 @dataclass

@@ -146,6 +146,8 @@ def judge(looked: Looked, level: Level, seed: int) -> Finding:
     recall = _recall(looked, threshold, line)
     least, least_unforeseen = (_least(recall, unforeseen) for unforeseen in (False, True))
     hard = np.flatnonzero((looked.score[:, TRAIN] > line) & (looked.score[:, TRAIN] > looked.score[:, HOLDOUT]))
+    near = (looked.score[:, TRAIN] > min(threshold, line)) & (looked.score[:, TRAIN] > looked.score[:, HOLDOUT])
+    copies = [looked.synthetic.cases[i].id for i in np.flatnonzero(near)]
 
     n = len(looked.score)
     members, strangers = len(set(looked.train.subjects)), len(set(looked.reference.subjects))
@@ -219,6 +221,7 @@ def judge(looked: Looked, level: Level, seed: int) -> Finding:
         "conformal_threshold": conformal,
         "hard_line": line,
         "hard_copies": {"count": len(hard), "interval": clopper_pearson(len(hard), n), "of_clean_cohorts": FAMILY},
+        "copies": copies,  # what `sampling.reject` draws anew
         "subjects_hit": excess.subjects_hit,
         "false_alarm": {"flagged": alarms, "n": len(test), "interval": false_alarm},
         "recall": recall,

@@ -135,9 +135,17 @@ def _proof(cohort: Cohort, audit: Mapping[str, Any]) -> list[str]:
         "**Every claim here is about images, not people:** the source does not say which images belong to one person, so images of one "
         "person may stand on both sides of the control."
     ]
+    filtered = [
+        f"**Copies were rejected while this cohort was drawn.** What the model drew first was judged with them in it: "
+        f"{VERDICTS[rejected['unfiltered']['verdict']]}. {len(rejected['cases'])} drawn cases were taken for copies of training cases and "
+        "drawn anew; their ids, and everything that was found in the unfiltered cohort, stand in `audit.json`. The verdict above and the "
+        "table below are about the cohort after it, and `confirmation` is a search of another kind than the one that rejected."
+        for rejected in filter(None, [audit.get("rejected")])
+    ]
     return [
         "## The evidence",
         f"Verdict: {VERDICTS[audit['verdict']]}, at the level of proof **{level.get('name', 'not stated')}**, chosen before the audit.",
+        *filtered,
         f"What a pass at this level claims: {level.get('claim', 'not stated')}",
         *(per_image if cohort.header.unit == "image" else []),
         "The cohort was attacked. Each attack also ran on data that cannot leak (control) and on leaks planted on purpose; an attack that "

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """``settings`` are the blocks and settings in the fingerprint, less those in ``neutral``; ``objects`` the groups
-    that are built; ``needs`` the stages that it reads."""
+    """``settings`` are the blocks and settings in the fingerprint, less those in ``neutral``; ``rejecting`` are further ones where copies
+    are rejected; ``objects`` the groups that are built; ``needs`` the stages that it reads."""
 
     settings: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -37,6 +37,7 @@ class Stage:
     objects: tuple[str, ...] = ()
     neutral: tuple[str, ...] = ()
     grows: tuple[str, ...] = ()
+    rejecting: tuple[str, ...] = ()
     whole: bool = False  # makes its folder by rename, or none at all
     anew: bool = False  # an unfinished attempt is thrown away, so it may have been another one: a wrong source.root
 
@@ -60,8 +61,9 @@ STAGES: Mapping[str, Stage] = {
     "sample": Stage(
         settings=("run.seed", "schedule", "sampler", "guidance", "sampling"),
         neutral=("sampling.batch", "sampling.processes"),
+        rejecting=("audit", "check"),
         needs=("prepare", "train"),
-        objects=("schedule", "sampler", "guidance"),
+        objects=("schedule", "sampler", "guidance", "check"),
         outputs=("cohort.jsonl",),
     ),
     "audit": Stage(
@@ -157,7 +159,8 @@ def _perform(verb: str, cfg: DictConfig, root: Path) -> Path:
 
 def _fingerprinted(cfg: DictConfig, verb: str) -> dict[str, Any]:
     stage = STAGES[verb]
-    return {name: value for name, value in config.flat(cfg, stage.settings).items() if name not in stage.neutral}
+    names = stage.settings + (stage.rejecting if cfg.sampling.reject else ())
+    return {name: value for name, value in config.flat(cfg, names).items() if name not in stage.neutral}
 
 
 def _receipt(root: Path, stage: str) -> Receipt:

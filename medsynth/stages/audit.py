@@ -28,20 +28,25 @@ log = logging.getLogger(__name__)
 
 
 def work(run: Run, folder: Path) -> None:
+    evidence = evidence_of(run, Cohort.read(run.folder("sample") / "cohort.jsonl"))
+    findings = examine(evidence, run.objects["check"], folder, run.root.parent / ledger.LEDGER)
+    run.tracker.metrics(_tracked(findings, verdict_of(findings)))
+
+
+def evidence_of(run: Run, synthetic: Cohort) -> Evidence:
+    """This cohort, before the real cases of the run."""
     real = Cohort.read(run.folder("prepare") / "cohort.jsonl")
-    evidence = Evidence(
+    return Evidence(
         train=real.split("train"),
         # validation cases chose the checkpoint: they are neither members nor controls
         holdout=real.split("holdout"),
-        synthetic=Cohort.read(run.folder("sample") / "cohort.jsonl"),
+        synthetic=synthetic,
         level=level_named(run.settings.audit.level),
         seed=seed_for(run.settings.run.seed, "audit"),
         folders=_leaving(run),
         identifiers=run.folder("prepare") / "identifiers.json",
         key=_key(run),
     )
-    findings = examine(evidence, run.objects["check"], folder, run.root.parent / ledger.LEDGER)
-    run.tracker.metrics(_tracked(findings, verdict_of(findings)))
 
 
 def examine(

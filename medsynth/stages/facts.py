@@ -22,6 +22,7 @@ from medsynth.audit.level import LEVELS
 from medsynth.cohort import SPLITS, Cohort, sha256_of
 from medsynth.errors import MedsynthError
 from medsynth.receipt import RECEIPT, Receipt
+from medsynth.stages.rejection import VERDICT
 from medsynth.tracking import PRIVATE
 
 STAGES = ("prepare", "train", "sample", "audit", "evaluate")
@@ -37,6 +38,7 @@ USE = {
     "validation": "watched during training",
     "holdout": "control of the audit, reference of the quality",
 }
+SHOWN = ("pairs", "recall", "histogram", "short", "copies")  # details that the page tells in other ways than by their numbers
 LIBRARIES = ("torch", "monai", "lightning", "numpy", "scipy", "scikit-learn", "pydicom", "nibabel")
 
 
@@ -56,6 +58,7 @@ class Story:
     model: Mapping[str, Any] = field(default_factory=dict)
     previews: Sequence[Path] = ()
     plots: Sequence[Path] = ()
+    unfiltered: Mapping[str, Any] | None = None  # the findings on the cohort before its copies were rejected
 
     @property
     def verdict(self) -> str:
@@ -89,6 +92,7 @@ def read(root: Path) -> Story:
         looks=json.loads((root / "audit" / "looks.json").read_text(encoding="utf-8")),
         metrics=json.loads((root / "evaluate" / "metrics.json").read_text(encoding="utf-8")),
         receipts=receipts,
+        unfiltered=_unfiltered(root / "sample"),
         rejected=_rows(root / "prepare" / "rejected.jsonl"),
         history=_rows(root / "train" / "history.jsonl"),
         model=OmegaConf.to_container(OmegaConf.load(denoiser)) if denoiser.is_file() else {},
@@ -126,6 +130,7 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         "tally": {v: required.count(v) for v in ("pass", "fail", "inconclusive")} | {"total": len(required)},
         "quality": {"inside": sum(compared), "total": len(compared)},
         "findings": findings,
+        "filtered": _filtered(story),
         "looks": [
             {"digest": look["synthetic"][:12], **{name: look[name] for name in ("level", "checks", "verdict")}} for look in story.looks
         ],
@@ -150,6 +155,25 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
     }
 
 
+def _unfiltered(folder: Path) -> dict[str, Any] | None:
+    """The verdict on the cohort before its copies were rejected. The manifest says whether there is one, and its hash."""
+    told = Cohort.read(folder / "cohort.jsonl").header.made_with.get("unfiltered")
+    if told is None:
+        return None
+    path = folder / VERDICT
+    if not path.is_file() or sha256_of(path) != told:
+        raise MedsynthError(f"{path} is not the verdict that the cohort names. Delete the folder {folder} and run 'medsynth sample' again.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _filtered(story: Story) -> dict[str, Any] | None:
+    """What was rejected, and what was found before."""
+    if story.unfiltered is None:
+        return None
+    rows = [{name: finding[name] for name in ("check", "verdict", "why", "required")} for finding in story.unfiltered["findings"]]
+    return {"rejected": len(story.synthetic.header.rejected), "verdict": story.unfiltered["verdict"], "findings": rows}
+
+
 def _finding(row: Mapping[str, Any]) -> dict[str, Any]:
     numbers = [n for n in (row["value"], row["control"], row["limit"], *(row["interval"] or ())) if n is not None]
     details = row.get("details") or {}
@@ -161,9 +185,7 @@ def _finding(row: Mapping[str, Any]) -> dict[str, Any]:
         "strip": strip(row["value"], row["interval"], control=row["control"], limit=row["limit"]),
         "power": [{"kind": kind, **planted} for kind, planted in (details.get("recall") or {}).items()],
         "details": details,
-        "numbers": [
-            [name, value] for name, value in _flat(details) if name.partition(".")[0] not in ("pairs", "recall", "histogram", "short")
-        ],
+        "numbers": [[name, value] for name, value in _flat(details) if name.partition(".")[0] not in SHOWN],
     }
 
 

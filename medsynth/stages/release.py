@@ -30,12 +30,14 @@ from medsynth.io.pseudonyms import load_key
 from medsynth.io.search import find
 from medsynth.receipt import RECEIPT, Receipt
 from medsynth.stages import STAGES, Run
+from medsynth.stages.rejection import VERDICT
 from medsynth.tracking import PRIVATE
 
 log = logging.getLogger(__name__)
 
 SMALL_CELL = 11  # numbers about fewer real people than this stay inside (the customary bound of 9 % risk)
 REQUIRED = frozenset({"identifiers", "linkage", "memorization"})  # checks without which nothing leaves
+CONFIRMING = frozenset({"confirmation"})  # and without these nothing whose copies were rejected: what rejected them cannot judge
 EVIDENCE = ("prepare", "train", "sample", "audit", "evaluate", "report")
 
 
@@ -119,7 +121,12 @@ def objections_to(run: Run) -> list[Objection]:
         return [
             Objection("unreadable-findings", f"audit/findings.json is not what the audit writes ({faults[0]}). Run 'medsynth audit' again.")
         ]
-    return [*_page_changed(run), *_about_others(run, findings), *_verdicts(run, findings)]
+    return [
+        *_page_changed(run),
+        *_about_others(run, findings),
+        *_filtered_unseen(run, receipts["sample"]),
+        *_verdicts(run, findings),
+    ]
 
 
 def _changed(run: Run, receipts: Mapping[str, Receipt]) -> Iterable[Objection]:
@@ -177,11 +184,27 @@ def _about_others(run: Run, findings: Mapping[str, Any]) -> Iterable[Objection]:
         )
 
 
+def _filtered_unseen(run: Run, sampled: Receipt) -> Iterable[Objection]:
+    """Copies may be rejected only after the cohort with them was judged, and that verdict stays."""
+    header = Cohort.read(run.folder("sample") / "cohort.jsonl").header
+    verdict = run.folder("sample") / VERDICT
+    told = header.made_with.get("unfiltered")
+    if not told and not header.rejected and not sampled.settings.get("sampling.reject"):
+        return
+    if not told or not verdict.is_file() or sha256_of(verdict) != told:
+        yield Objection(
+            "no-unfiltered-verdict",
+            f"copies were rejected, and sample/{VERDICT} is not the verdict on the cohort before. Delete the folder sample and run "
+            "'medsynth run' again.",
+        )
+
+
 def _verdicts(run: Run, findings: Mapping[str, Any]) -> Iterable[Objection]:
     required = [finding for finding in findings["findings"] if finding["required"]]
     if not required:
         yield Objection("nothing-required", "the audit holds no required finding, so nothing was proven. Add checks (check=[...]).")
-    absent = sorted(REQUIRED - {finding["check"] for finding in required})
+    filtered = Cohort.read(run.folder("sample") / "cohort.jsonl").header.rejected
+    absent = sorted((REQUIRED | CONFIRMING if filtered else REQUIRED) - {finding["check"] for finding in required})
     if required and absent:
         yield Objection("missing-check", f"the audit was done without {', '.join(absent)}. Audit with all checks.", liftable=True)
     codes = {"fail": "failed-check", "inconclusive": "inconclusive-check"}
@@ -217,6 +240,9 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     metrics = without_people(json.loads((run.folder("evaluate") / "metrics.json").read_text(encoding="utf-8")), people)
     looks = json.loads((run.folder("audit") / "looks.json").read_text(encoding="utf-8"))
     audit["looks"] = [{name: look[name] for name in ("synthetic", "level", "seed", "checks", "verdict")} for look in looks]
+    if cohort.header.rejected:
+        unfiltered = json.loads((run.folder("sample") / VERDICT).read_text(encoding="utf-8"))
+        audit["rejected"] = {"cases": dict(cohort.header.rejected), "unfiltered": without_people(unfiltered, people)}
     released = {"reason": reason, "objections": [str(objection) for objection in objections]}
     audit |= {"released_in_spite_of": released} if reason else {}
     _write_json(folder / "audit.json", validated(audit))

@@ -36,7 +36,7 @@ from medsynth.diffusion.schedule import Schedule
 from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
 from medsynth.io import nifti
 from medsynth.rng import generator_for, seed_for
-from medsynth.stages import Run, figures
+from medsynth.stages import Run, figures, rejection
 from medsynth.training.allocator import keep_freed_memory
 from medsynth.training.hardware import device_for, precision_for
 
@@ -95,11 +95,7 @@ def work(run: Run, folder: Path) -> None:
         bf16=device.type == "cuda" and precision_for(run.settings.fit.precision, device) == "bf16",
         threads=max(1, torch.get_num_threads() // settings.processes) if device.type == "cpu" else 1,
     )
-    with tqdm(total=len(job.plans), desc="sample", unit="case", disable=part > 0) as bar:
-        if settings.processes == 1:
-            draw(job, bar.update)
-        else:
-            _share(job, settings.processes, bar.update)
+    _draw(job, settings.processes, quiet=part > 0)
 
     manifest = folder / "cohort.jsonl"
     if part > 0:
@@ -123,12 +119,20 @@ def work(run: Run, folder: Path) -> None:
         },
     )
     cohort = Cohort(header, tuple(_case(volumes, each, header) for each in plans), folder)
-    shown = [cohort.cases[k * len(plans) // PREVIEWS] for k in range(PREVIEWS)] if len(plans) > PREVIEWS else cohort.cases
+    if settings.reject:
+
+        def anew(places: Sequence[Case], round: int) -> list[Case]:
+            again = [planned_anew(case, round, seed) for case in places]
+            _draw(replace(job, plans=again), settings.processes)
+            return [_case(volumes, each, header) for each in again]
+
+        cohort = rejection.without_copies(run, cohort, anew)
+    shown = [cohort.cases[k * len(cohort) // PREVIEWS] for k in range(PREVIEWS)] if len(cohort) > PREVIEWS else cohort.cases
     pictures = [figures.picture(cohort.pixels(case)[0], case.spacing) for case in shown]
     (folder / "preview.png").write_bytes(figures.mosaic(pictures, columns=6 if header.dims == 2 else 2))
     run.tracker.figure("samples", folder / "preview.png", synthetic=True)
     cohort.write(manifest)
-    run.tracker.metrics({"cases": len(cohort)})
+    run.tracker.metrics({"cases": len(cohort), "rejected": len(cohort.header.rejected)})
     run.tracker.dataset("synthetic", cohort.digest, len(cohort), "synthetic")
 
 
@@ -153,6 +157,21 @@ def plan(real: Cohort, *, cases: int, per_condition: Mapping[str, int], seed: in
         condition = {a.name: _moved(drawn[a.name], a, training, generator) for a in attributes if drawn.get(a.name) is not None}
         plans.append(Plan(id=identity, seed=seed_for(seed, "sample", identity), condition=condition | given))
     return plans
+
+
+def planned_anew(case: Case, round: int, seed: int) -> Plan:
+    """Another case in the place of a rejected one, on the same condition. Its id tells the round (synthetic000007r2), and so its seed."""
+    identity = f"{case.id}r{round}"
+    return Plan(id=identity, seed=seed_for(seed, "sample", identity), condition=case.condition)
+
+
+def _draw(job: Job, processes: int, *, quiet: bool = False) -> None:
+    """Draw a job in this process or several, with a bar."""
+    with tqdm(total=len(job.plans), desc="sample", unit="case", disable=quiet) as bar:
+        if processes == 1:
+            draw(job, bar.update)
+        else:
+            _share(job, processes, bar.update)
 
 
 def draw(job: Job, drawn: Callable[[int], object]) -> None:

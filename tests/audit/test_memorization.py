@@ -54,6 +54,7 @@ def test_one_exact_copy_of_one_training_case_among_two_hundred_fails_at_every_le
     worst = finding.details["pairs"][0]
     assert (worst["synthetic"], worst["train"], worst["hard_copy"]) == ("synthetic-000000", "train-000017", True)
     assert worst["train_score"] > worst["holdout_score"]
+    assert "synthetic-000000" in finding.details["copies"]
 
 
 @pytest.mark.parametrize("kind", ["flip_x", "blur", "shift"])

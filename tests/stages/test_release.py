@@ -53,6 +53,7 @@ class Lab:
         self.level, self.verdict, self.page = "standard", "pass", "<p>the shareable page</p>"
         self.digests: dict[str, str] = {}
         self.terms = "research only"
+        self.rejected: dict[str, str] = {}
 
     def build(self) -> "Lab":
         """Write all stages in their order."""
@@ -117,6 +118,10 @@ class Lab:
             real.header, kind="synthetic", modality="MR", affine=affine, spacing=(1.0, 1.5, 2.0), scale=(0.0, 900.0), labels=(1,)
         )
         header = replace(header, source={"name": "medsynth", "licence": real.header.source["licence"]})
+        if self.rejected:
+            unfiltered = {"verdict": "fail", "findings": [finding("memorization", "fail", details={"worst": "train-000001"})]}
+            self.text("sample/unfiltered/findings.json", json.dumps(unfiltered))
+            header = replace(header, rejected=self.rejected, made_with={"unfiltered": sha256_of(folder / "unfiltered/findings.json")})
         cohort = Cohort(header, tuple(cases), folder)
         cohort.write(folder / "cohort.jsonl")
         return cohort
@@ -320,6 +325,42 @@ def contradicting(lab: Lab) -> None:
 def test_what_the_audit_says_can_shut_the_door(lab: Lab, broken: Callable[[Lab], None], code: str) -> None:
     broken(lab)
     lab.build().refused(code)
+
+
+def filtered(lab: Lab) -> Lab:
+    """A cohort of which one drawn case was rejected as a copy."""
+    lab.rejected = {"syn-dd33": "memorization"}
+    lab.findings.append(finding("confirmation"))
+    return lab
+
+
+def test_of_a_filtered_cohort_the_verdict_before_and_the_count_leave_with_it(lab: Lab) -> None:
+    folder = filtered(lab).build().release()
+    told = json.loads((folder / "audit.json").read_text())["rejected"]
+    assert told["cases"] == {"syn-dd33": "memorization"}
+    assert told["unfiltered"]["verdict"] == "fail"
+    assert "train-000001" not in json.dumps(told)
+    text = (folder / "datasheet.md").read_text()
+    assert "with them in it: **FAILED**. 1 drawn cases" in text
+
+
+def without_the_file(lab: Lab) -> None:
+    (lab.root / "sample/unfiltered/findings.json").unlink()
+
+
+def with_a_kinder_verdict(lab: Lab) -> None:
+    lab.text("sample/unfiltered/findings.json", json.dumps({"verdict": "pass", "findings": []}))
+
+
+@pytest.mark.parametrize("broken", [without_the_file, with_a_kinder_verdict])
+def test_a_filtered_cohort_stays_without_the_verdict_on_the_unfiltered_one(lab: Lab, broken: Callable[[Lab], None]) -> None:
+    broken(filtered(lab).build())
+    lab.refused("no-unfiltered-verdict")
+
+
+def test_a_filtered_cohort_needs_another_kind_of_detector(lab: Lab) -> None:
+    filtered(lab).findings.pop()
+    assert "confirmation" in lab.build().refused("missing-check")
 
 
 @pytest.mark.parametrize("stage", release.EVIDENCE)
