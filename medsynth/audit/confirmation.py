@@ -26,7 +26,7 @@ from medsynth.cohort import Cohort
 from medsynth.rng import generator_for, seed_for
 
 FEWEST = 8  # held-out subjects: fewer have no quartiles
-PLANTED = ("exact", "noise", "blur", "gain", "flip", "shift")
+PLANTED = ("exact", "noise", "blur", "gain", "flip_x", "shift")  # kinds that outlines can show, and that need no other image
 FAMILY = 0.05  # probability that any case of a clean cohort lies beyond the line
 REACH = 0.06  # share of an axis by which an image is moved, at least one voxel
 DIGITS = 4  # of a score: the last bits of a matrix product depend on the processor, a finding must not
@@ -142,16 +142,15 @@ def _line(scores: np.ndarray, n: int, weight: float) -> float:
 
 
 def _planted(members: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """``count`` copies of each kind that outlines can show, of training cases drawn by the seed."""
+    """``count`` copies of each of the `PLANTED` kinds, of training cases drawn by the seed."""
     made = kinds(members.shape[1:])
     order = generator_for(seed, "confirmation").permutation(len(members))
-    return np.stack(
-        [
-            np.asarray(made[kind](members[order[i % len(order)]], generator_for(seed, "confirmation", kind, i)), np.float32)
-            for kind in PLANTED
-            for i in range(count)
-        ]
-    )
+    copies = []
+    for kind in PLANTED:
+        for number in range(count):
+            image = members[order[number % len(order)]]
+            copies.append(np.asarray(made[kind](image, image, generator_for(seed, "confirmation", kind, number)), np.float32))
+    return np.stack(copies)
 
 
 def _ordered(cohort: Cohort) -> Cohort:

@@ -22,9 +22,10 @@ def made(folder: Path, **fields) -> Evidence:
     return make_evidence(folder, **({"level": QUICK} | fields))
 
 
-@pytest.mark.parametrize("kind", ["exact", "noise", "blur", "gain", "gamma", "flip", "turn", "shift"])
+@pytest.mark.parametrize("kind", ["exact", "noise", "blur", "gain", "gamma", "flip_y", "quarter_turn", "shift"])
 def test_one_copy_is_named_and_nobody_else(tmp_path: Path, kind: str) -> None:
-    copy = kinds(FLAT)[kind](images_of(FLAT, ["train 5"])[0], generator_for(1, kind)).astype(np.float32)
+    image = images_of(FLAT, ["train 5"])[0]
+    copy = kinds(FLAT)[kind](image, image, generator_for(1, kind)).astype(np.float32)
     finding = Confirmation()(made(tmp_path, planted=copy[None]))
     assert (finding.verdict, finding.details["named"]) == ("fail", ["synthetic-000000"])
 
