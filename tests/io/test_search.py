@@ -3,17 +3,22 @@ import gzip
 import io
 import json
 import os
+import re
 import zipfile
 import zlib
 from copy import deepcopy
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medsynth.errors import MedsynthError
+from medsynth.export import dicom, segmentation
+from medsynth.export.dicom import code
 from medsynth.io.identifiers import WEAK, IdentifierHashes, identifying_values, write_identifiers
 from medsynth.io.pseudonyms import load_key, pseudonym
 from medsynth.io.search import find
@@ -262,6 +267,35 @@ def test_dicom_is_searched_everywhere_but_in_its_pixels(known, tmp_path):
     assert kinds(known, content(greek)) == set()
     write_identifiers(known, KEY, ["ΔΙΟΝΥΣΙΟΣ"])
     assert kinds(known, content(greek)) == {"word"}
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_standard_code_is_no_identifier_in_its_own_place(known, tmp_path, syntax):
+    """109100, Synthesizing Equipment, stands in every synthetic file; a patient's id may be the same number."""
+    write_identifiers(known, KEY, ["109100", "109109", "85756007"])
+
+    def found(scheme: str, *values: str, comment: str = "none") -> set[str]:
+        data = slices(1, shape=(16, 16))[0]
+        data.ImageComments = comment
+        data.PurposeOfReferenceCodeSequence = [code(value, scheme, "Some equipment") for value in values]
+        return kinds(known, Path(save([data], tmp_path / "x", syntax=syntax)[0]).read_bytes())
+
+    assert found("DCM", "109100", "109101") == set()
+    assert found("SCT", "85756007") == set()
+    assert found("DCM", "109100", comment="seen 109100") == {"text"}
+    assert found("99LOCAL", "109100") == {"text"}
+    assert found("DCM", "109109") == {"text"}  # which the standard does not know
+    assert found("SCT", "109100") == {"text"}
+    assert kinds(known, "109100") == {"text"}
+
+
+def test_every_code_that_a_release_holds_is_one_of_the_standard():
+    from medsynth.io.dicom.files import _standard_codes
+
+    written = "\n".join(path.read_text() for path in (Path(dicom.__file__), Path(segmentation.__file__)))
+    codes = re.findall(r"\"(\d{6,})\", \"(DCM|SCT)\"", written)
+    assert ("109100", "DCM") in codes
+    assert [each for each in codes if each[0] not in _standard_codes()[each[1]]] == []
 
 
 def test_a_name_that_holds_an_identifier_is_found_and_not_repeated(known):

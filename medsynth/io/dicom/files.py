@@ -3,12 +3,14 @@
 import errno
 import logging
 import os
+import re
 import stat
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
@@ -160,23 +162,48 @@ def read_full_header(path: str | Path) -> Dataset:
 
 
 def header_texts(source: BinaryIO) -> tuple[list[str], list[bytes]]:
-    """All values that are text, their character sets decoded, and the raw bytes before and behind the pixels. Raises UnreadableImage."""
+    """All values that are text, their character sets decoded, and the raw bytes before and behind the pixels. Raises UnreadableImage.
+
+    The codes of PS3.16 and SNOMED CT are blanked where they stand as codes: 109100 is in every synthetic file, and may be a patient's id.
+    """
     with contained():
         data, stream, size = open_dataset(source, stop_before_pixels=True)
         start = stream.tell()
         _, end, _ = pixel_extent(data, stream, size)
         texts: list[str] = []
 
-        def note(_: Dataset, element: pydicom.DataElement) -> None:
-            if element.VR != "SQ" and not isinstance(element.value, bytes):
+        def note(holder: Dataset, element: pydicom.DataElement) -> None:
+            code = element.keyword == "CodeValue" and _is_standard(str(element.value), str(holder.get("CodingSchemeDesignator", "")))
+            if element.VR != "SQ" and not isinstance(element.value, bytes) and not code:
                 texts.append(str(element.value))
 
         for part in (data.file_meta, data):
             part.walk(note)
         stream.seek(0)
-        before = stream.read(start)
+        before = _CODE.sub(_without_code, stream.read(start))
         stream.seek(end)
-        return texts, [before, stream.read()]
+        return texts, [before, _CODE.sub(_without_code, stream.read())]
+
+
+# Code Value (0008,0100) and Coding Scheme Designator (0008,0102) behind it, as explicit and as implicit little endian
+_CODE = re.compile(rb"(\x08\x00\x00\x01(?:SH..|..\0\0))([0-9]{1,16})( ?\x08\x00\x02\x01(?:SH..|..\0\0)(DCM|SCT) )", re.DOTALL)
+
+
+def _without_code(match: re.Match[bytes]) -> bytes:
+    before, value, behind, scheme = match.groups()
+    return before + b" " * len(value) + behind if _is_standard(value.decode(), scheme.decode()) else match[0]
+
+
+def _is_standard(value: str, scheme: str) -> bool:
+    return value in _standard_codes().get(scheme, ())
+
+
+@cache
+def _standard_codes() -> dict[str, frozenset[str]]:
+    """The codes that the standard names, by their scheme."""
+    from pydicom.sr.codedict import codes  # half a second
+
+    return {scheme: frozenset(code.value for code in getattr(codes, scheme).concepts.values()) for scheme in ("DCM", "SCT")}
 
 
 def pixel_extent(data: Dataset, stream: BinaryIO, size: int) -> tuple[int, int, int]:
