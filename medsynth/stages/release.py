@@ -36,7 +36,7 @@ from medsynth.tracking import PRIVATE
 log = logging.getLogger(__name__)
 
 SMALL_CELL = 11  # numbers about fewer real people than this stay inside (the customary bound of 9 % risk)
-REQUIRED = frozenset({"identifiers", "linkage", "memorization"})  # checks without which nothing leaves
+REQUIRED = frozenset({"identifiers", "linkage", "memorization", "pixels"})  # checks without which nothing leaves
 CONFIRMING = frozenset({"confirmation"})  # and without these nothing whose copies were rejected: what rejected them cannot judge
 EVIDENCE = ("prepare", "train", "sample", "audit", "evaluate", "report")
 

@@ -4,21 +4,26 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from medsynth.audit.finding import Check, Evidence, Finding
 from medsynth.audit.level import LEVELS
+from medsynth.deidentify import burned_in
 from medsynth.io.identifiers import write_identifiers
-from tests.make_evidence import images_of, make_evidence
+from tests.make_evidence import cohort_of, images_of, make_evidence
+from tests.make_text import burn, phantom
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "conf" / "check").glob("*.yaml"))
+NO_READER = pytest.mark.skipif(not burned_in.is_installed(), reason="tesseract is not installed")
+MARKS = {"pixels": [pytest.mark.slow, NO_READER]}  # to read a picture takes half a second
 KEY = b"k" * 32
 IDENTIFIER = "MRN00771234"
 
 
-@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+@pytest.fixture(params=[pytest.param(path, id=path.stem, marks=MARKS.get(path.stem, ())) for path in FILES])
 def check(request: pytest.FixtureRequest) -> Check:
     return instantiate(OmegaConf.load(request.param))
 
@@ -28,7 +33,7 @@ def name(request: pytest.FixtureRequest, check: Check) -> str:
     return request.node.callspec.params["check"].stem
 
 
-def evidence(folder: Path, leak: bool) -> Evidence:
+def evidence(folder: Path, name: str, leak: bool) -> Evidence:
     """A cohort that holds every leak that a check is for, or none of them."""
     shape = (20, 20)
     planted = images_of(shape, ["train 4", "train 7"]) if leak else None
@@ -39,10 +44,16 @@ def evidence(folder: Path, leak: bool) -> Evidence:
     write_identifiers(folder / "identifiers.json", KEY, [IDENTIFIER])
     cohorts = {"train": made.train, "holdout": made.holdout, "synthetic": made.synthetic}
     rare = {"train": 4, "synthetic": 0} if leak else {}  # a case's place
-    for name, cohort in cohorts.items():
-        classes = ["rare" if rare.get(name) == i else ("ill", "well")[i % 2] for i in range(len(cohort))]
-        cohorts[name] = cohort.where(replace(case, condition={"class": known}) for case, known in zip(cohort, classes, strict=True))
+    for split, cohort in cohorts.items():
+        classes = ["rare" if rare.get(split) == i else ("ill", "well")[i % 2] for i in range(len(cohort))]
+        cohorts[split] = cohort.where(replace(case, condition={"class": known}) for case, known in zip(cohort, classes, strict=True))
     made = replace(made, **cohorts)
+    if name == "pixels":
+        pictures = [phantom(128, n, rim=False) for n in range(60)]
+        if leak:
+            pictures = [burn(each, "SMITH, JOHN M\nID 4711", size=13, contrast=200, place=(4, 4)) for each in pictures]
+        arrays = np.stack([each.T[::-1, ::-1] / np.float32(127.5) - 1 for each in pictures])
+        made = replace(made, synthetic=cohort_of(folder / "pictures", "synthetic", arrays))
     return replace(made, folders=(leaving,), identifiers=folder / "identifiers.json", key=KEY)
 
 
@@ -51,14 +62,14 @@ def bytes_of(finding: Finding) -> str:
 
 
 def test_it_fires_on_a_planted_leak_and_names_no_value(check: Check, name: str, tmp_path: Path) -> None:
-    finding = check(evidence(tmp_path, leak=True))
+    finding = check(evidence(tmp_path, name, leak=True))
     assert (finding.check, finding.verdict) == (name, "fail")
     assert finding.why.endswith(".")
     assert IDENTIFIER not in bytes_of(finding)
 
 
-def test_it_is_quiet_on_the_control_and_repeats_under_its_seed(check: Check, tmp_path: Path) -> None:
-    looked_at = evidence(tmp_path, leak=False)
+def test_it_is_quiet_on_the_control_and_repeats_under_its_seed(check: Check, name: str, tmp_path: Path) -> None:
+    looked_at = evidence(tmp_path, name, leak=False)
     finding = check(looked_at)
     assert finding.verdict == "pass"
     assert finding.value <= finding.limit
@@ -66,9 +77,11 @@ def test_it_is_quiet_on_the_control_and_repeats_under_its_seed(check: Check, tmp
     assert bytes_of(check(looked_at)) == bytes_of(finding)
 
 
-def test_without_what_it_needs_it_says_that_nothing_is_known(check: Check, tmp_path: Path) -> None:
-    looked_at = evidence(tmp_path, leak=True)
-    empty = replace(looked_at, holdout=looked_at.holdout.where(()), key=None)
-    finding = check(empty)
+def test_without_what_it_needs_it_says_that_nothing_is_known(
+    check: Check, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = evidence(tmp_path, name, leak=True)
+    monkeypatch.setattr(burned_in, "is_installed", lambda: False)
+    finding = check(replace(looked_at, holdout=looked_at.holdout.where(()), key=None))
     assert finding.verdict == "inconclusive"
     assert (finding.value, finding.interval) == (None, None)

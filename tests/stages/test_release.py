@@ -48,6 +48,7 @@ class Lab:
             finding("memorization"),
             finding("identifiers"),
             finding("linkage"),
+            finding("pixels"),
             finding("burned_in", "inconclusive", required=False),
         ]
         self.level, self.verdict, self.page = "standard", "pass", "<p>the shareable page</p>"
