@@ -70,3 +70,21 @@ def test_what_has_changed_or_does_not_open_is_read_again(archive, tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     assert 0 < len(journal.read(root, KEYWORDS)) < found.files - 1
     assert dicom.scan(archive, keywords=KEYWORDS, journal=journal).files == found.files
+
+
+@pytest.mark.parametrize("torn", [1, 3, 60])
+def test_what_is_read_after_a_torn_record_is_kept(archive, tmp_path, torn: int):
+    """Of a record that a killed process began, some bytes are there: its length in parts, or its beginning."""
+    root, path = archive.resolve(), tmp_path / "journal"
+    journal = dicom.Journal(path, KEY)
+    found = dicom.scan(archive, keywords=KEYWORDS, journal=journal)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:torn])
+    known = journal.read(root, KEYWORDS)
+    assert len(known) == found.files
+    last = dict([next(iter(known.items()))])
+    journal.add(root, KEYWORDS, last)
+    assert len(path.read_bytes()) > len(whole)
+    assert journal.read(root, KEYWORDS) == known
+    path.write_bytes(path.read_bytes()[len(whole) :])
+    assert journal.read(root, KEYWORDS) == last

@@ -31,18 +31,23 @@ class Journal:
         self._cipher = AESGCM(hashlib.sha256(key + b"scan journal").digest())
 
     def read(self, root: Path, keywords: Sequence[str]) -> dict[str, Outcome]:
-        """Outcomes by path, of those files that are as they were."""
+        """Outcomes by path, of those files that are as they were. What an interruption tore off is cut, so that `add` goes on behind it."""
         found: dict[str, Outcome] = {}
+        whole = 0  # bytes up to the end of the last record that was written as a whole
         if not self.path.exists():
             return found
-        with self.path.open("rb") as file:
+        with self.path.open("r+b") as file:
             while length := int.from_bytes(file.read(4), "big"):
                 sealed = file.read(length)
+                if len(sealed) < length:
+                    break
+                whole = file.tell()
                 try:
                     record = json.loads(self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], _purpose(root, keywords)))
                 except (InvalidTag, ValueError):
                     continue
                 found.update({path: _restored(kept) for path, stamp, kept in record if stamp == _stamp(path)})
+            file.truncate(whole)  # a torn end would swallow the beginning of what is added behind it
         return found
 
     def add(self, root: Path, keywords: Sequence[str], outcomes: Mapping[str, Outcome]) -> None:
