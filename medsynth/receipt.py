@@ -8,17 +8,19 @@ fingerprint: an error that names what changed, and the two ways out.
 
 import fcntl
 import hashlib
+import hmac
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medsynth.cohort import sha256_of
 from medsynth.errors import MedsynthError, StageConflict
+from medsynth.io.pseudonyms import keyed_hash
 
 RECEIPT = "receipt.json"
 STARTED = "started.json"
@@ -27,13 +29,14 @@ STARTED = "started.json"
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
     """``settings`` are flat (``"fit.steps": 2000``); ``inputs`` maps a stage to the fingerprint of what it made;
-    ``outputs`` maps a file to its SHA-256."""
+    ``outputs`` maps a file to its SHA-256; ``seal`` is a keyed hash of all of it, which nobody makes without the key of the pseudonyms."""
 
     stage: str
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     tracking_run: str | None = None
+    seal: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -44,6 +47,17 @@ class Receipt:
     def made(self) -> str:
         """Hash of the outputs: what the next stage's inputs refer to."""
         return _digest(dict(self.outputs))
+
+    def sealed(self, key: bytes | None) -> "Receipt":
+        """The same receipt with its seal; without one where there is no key."""
+        return replace(self, seal=self._seal(key) if key else "")
+
+    def is_sealed(self, key: bytes) -> bool:
+        """Whether somebody who holds the key wrote it, just so."""
+        return hmac.compare_digest(str(self.seal).encode(), self._seal(key).encode())
+
+    def _seal(self, key: bytes) -> str:
+        return keyed_hash(key, "receipt", _digest({name: value for name, value in asdict(self).items() if name != "seal"}))
 
     def write(self, path: Path) -> None:
         partial = path.with_name(f".{path.name}.partial")
@@ -77,6 +91,7 @@ def run_once(
     outputs: Sequence[str],
     grows: Sequence[str] = (),
     tracking_run: Callable[[], str | None] = lambda: None,
+    key: Callable[[], bytes | None] = lambda: None,
     leads: bool = True,
     whole: bool = False,
     anew: bool = False,
@@ -84,9 +99,9 @@ def run_once(
     """Do ``work`` unless ``folder`` already holds its result; returns the receipt and whether anything was done.
 
     ``planned`` has no outputs yet. ``grows`` names settings whose larger value continues a finished stage instead of
-    contradicting it. Of several processes that share the work only the one that ``leads`` writes. A ``whole`` stage
-    makes its folder itself, by rename: none is there where it refuses. Work that begins ``anew`` uses nothing of an
-    unfinished attempt, so it does not matter what that was made from.
+    contradicting it. ``key`` gives what seals the receipt. Of several processes that share the work only the one that
+    ``leads`` writes. A ``whole`` stage makes its folder itself, by rename: none is there where it refuses. Work that
+    begins ``anew`` uses nothing of an unfinished attempt, so it does not matter what that was made from.
     """
     kept = Receipt.read(folder / RECEIPT)
     begun = kept if kept or anew else Receipt.read(folder / STARTED)
@@ -105,7 +120,7 @@ def run_once(
     made = {name: sha256_of(folder / name) for name in outputs}
     receipt = Receipt(stage=planned.stage, settings=planned.settings, inputs=planned.inputs, outputs=made, tracking_run=tracking_run())
     if leads:
-        receipt.write(folder / RECEIPT)
+        receipt.sealed(key()).write(folder / RECEIPT)
         (folder / STARTED).unlink(missing_ok=True)
     return receipt, True
 

@@ -151,12 +151,28 @@ def _proof(cohort: Cohort, audit: Mapping[str, Any]) -> list[str]:
         "The cohort was attacked. Each attack also ran on data that cannot leak (control) and on leaks planted on purpose; an attack that "
         "misses those is undecided, whatever it finds. Intervals are 95 %. Full numbers: `audit.json`.",
         _table(("Attack", "Verdict", "Found", "95 % interval", "Control", "Limit", "Why"), rows),
+        *_together(audit),
         "### What this does not prove",
         "- That no person can be recognised by any means. Only the attacks listed were tried, with these data, up to these bounds.\n"
         "- Anything about attacks found later, or about knowledge that an attacker has of a person from elsewhere.\n"
         "- Anything about the model itself. Its weights hold more about the training data than the images do; they are not released.\n"
         "- Anything about other cohorts drawn from the same model: each is audited on its own.\n"
         "- That the law treats these data in one way or another. That is a judgement of the releasing institution, case by case.",
+    ]
+
+
+def _together(audit: Mapping[str, Any]) -> list[str]:
+    """All releases of the training set: who collects them all has them all."""
+    if not (all_of := audit.get("releases")):
+        return []
+    bound, hard = all_of["copies"], all_of["hard_copies"]
+    near = f" Near-exact copies found among them: {hard['count']}." if hard else ""
+    untold = f" (of {all_of['untold']} nothing but the number is known)" if all_of.get("untold") else ""
+    return [
+        f"Released from this training set so far, this cohort included: {all_of['cohorts']} "
+        f"{'cohort' if all_of['cohorts'] == 1 else 'cohorts'}, {all_of['cases']} cases.{near} Taken together at most {bound['cases']} of "
+        f"them ({bound['upper']:.2%}) copy a training image, with at least {bound['confidence']:.0%} confidence, since the bounds of all "
+        f"must hold at once. Looks taken at cohorts of this training set: {all_of['looks']}{untold}."
     ]
 
 
@@ -206,7 +222,8 @@ def _use(source: Mapping[str, str], audit: Mapping[str, Any]) -> list[str]:
 def _files(formats: Sequence[str]) -> list[str]:
     rows = [FORMATS[name] for name in formats] + [
         "`cases.tsv`: one row a case, with its seed and what was asked of it; `manifest.jsonl`: the same with the SHA-256 of its files",
-        "`audit.json`, `metrics.json`: the evidence, in aggregate numbers; `report.html` (where there is one): the same to read",
+        "`audit.html`: the audit on one page, for a data protection officer; `report.html` (where there is one): the whole report",
+        "`audit.json`, `metrics.json`: the same evidence in aggregate numbers; `audit.json` keeps to a JSON Schema (medsynth/audit)",
         "`SHA256SUMS`, `signature.json`: of every file, and signed; check with `medsynth verify .` or `sha256sum -c SHA256SUMS`",
     ]
     return ["## Files", "\n".join(f"- {row}" for row in rows)]

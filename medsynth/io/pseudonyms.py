@@ -39,6 +39,12 @@ def load_key(path: Path | str, *, setting: str = "paths.key") -> bytes:
     return key
 
 
+def existing_key(path: Path | str) -> bytes | None:
+    """The same, but None where there is none: a new one would recognise nothing."""
+    path = Path(path).expanduser()
+    return load_key(path) if path.is_file() else None
+
+
 def _create_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -57,10 +63,11 @@ def _create_key(path: Path) -> None:
 
 def pseudonym(key: bytes, kind: str, value: str) -> str:
     """A short name for ``value``, such as ``sub-1a2b3c4d5e6f``: 48 bits, so that of a million names two agree with a chance of 1 in 560."""
-    return f"{ {'subject': 'sub'}.get(kind, kind) }-{_digest(key, kind, value)[:12]}"
+    return f"{ {'subject': 'sub'}.get(kind, kind) }-{keyed_hash(key, kind, value)[:12]}"
 
 
-def _digest(key: bytes, kind: str, value: str) -> str:
+def keyed_hash(key: bytes, kind: str, value: str) -> str:
+    """HMAC-SHA256 of ``value``, hexadecimal; hashes of one ``kind`` say nothing about those of another."""
     return hmac.digest(key, f"{kind}\x1f{value}".encode("utf-8", "surrogateescape"), "sha256").hex()
 
 
@@ -82,7 +89,7 @@ def is_new_uid(key: bytes, uid: str) -> bool:
     if number == uid or not number.isdecimal() or int(number) >= 1 << 128:
         return False
     value = int(number).to_bytes(16, "big")
-    return hmac.compare_digest(value[12:], _seal(key, value[:12]))
+    return hmac.comparekeyed_hash(value[12:], _seal(key, value[:12]))
 
 
 def _seal(key: bytes, name: bytes) -> bytes:
@@ -91,4 +98,4 @@ def _seal(key: bytes, name: bytes) -> bytes:
 
 def days_back(key: bytes, subject: str) -> int:
     """By how many days a subject's dates move into the past: 1 to 3650, the same for all of its dates, so that intervals stay."""
-    return 1 + int(_digest(key, "days", subject)[:15], 16) % 3650
+    return 1 + int(keyed_hash(key, "days", subject)[:15], 16) % 3650

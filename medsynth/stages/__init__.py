@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from medsynth import config, distributed
 from medsynth.config import Settings
 from medsynth.errors import MedsynthError
+from medsynth.io.pseudonyms import existing_key
 from medsynth.receipt import RECEIPT, Receipt, locked, run_once
 from medsynth.tracking import Tracker, tracking_uri
 
@@ -147,6 +148,7 @@ def _perform(verb: str, cfg: DictConfig, root: Path) -> Path:
             anew=stage.anew,
             leads=leads,
             tracking_run=lambda: tracker.run_id if tracker else None,
+            key=lambda: existing_key(cfg.paths.key),
         )
         succeeded = True
     finally:

@@ -19,7 +19,7 @@ from medsynth.audit.finding import Check, Evidence, Finding, Verdict
 from medsynth.audit.level import level_named
 from medsynth.audit.schema import validated
 from medsynth.cohort import Cohort
-from medsynth.io.pseudonyms import load_key
+from medsynth.io.pseudonyms import existing_key
 from medsynth.rng import seed_for
 from medsynth.stages import Run
 from medsynth.stages.figures import mosaic, picture
@@ -29,8 +29,13 @@ log = logging.getLogger(__name__)
 
 def work(run: Run, folder: Path) -> None:
     evidence = evidence_of(run, Cohort.read(run.folder("sample") / "cohort.jsonl"))
-    findings = examine(evidence, run.objects["check"], folder, run.root.parent / ledger.LEDGER)
+    findings = examine(evidence, run.objects["check"], folder, *ledger_of(run))
     run.tracker.metrics(_tracked(findings, verdict_of(findings)))
+
+
+def ledger_of(run: Run) -> tuple[Path, Path | None]:
+    """The ledger of the place where the run lies, and its witness beside the key."""
+    return run.root.parent / ledger.LEDGER, ledger.witness_of(run.settings.paths.key)
 
 
 def evidence_of(run: Run, synthetic: Cohort) -> Evidence:
@@ -45,7 +50,7 @@ def evidence_of(run: Run, synthetic: Cohort) -> Evidence:
         seed=seed_for(run.settings.run.seed, "audit"),
         folders=_leaving(run),
         identifiers=run.folder("prepare") / "identifiers.json",
-        key=_key(run),
+        key=existing_key(run.settings.paths.key),
     )
 
 
@@ -54,11 +59,12 @@ def examine(
     checks: Mapping[str, Check],
     folder: Path,
     path: Path,
+    witness: Path | None = None,
     *,
     judged: Callable[[Finding], Finding] = lambda finding: finding,
     told: Mapping[str, Any] | None = None,
 ) -> list[Finding]:
-    """Take one look with all checks and write it into ``folder``; ``path`` is the ledger.
+    """Take one look with all checks and write it into ``folder``; ``path`` and ``witness`` are the ledger's.
 
     ``judged`` has the last word on each finding; ``told`` are further entries of ``findings.json``.
     """
@@ -66,15 +72,15 @@ def examine(
     look |= {"checks": sorted(checks)}
     cohorts = {"train": evidence.train, "holdout": evidence.holdout, "synthetic": evidence.synthetic}
     sizes = {name: {"cases": len(cohort), "subjects": len(set(cohort.subjects))} for name, cohort in cohorts.items()}
-    ledger.write(path, look | {"limits": evidence.level.as_json(), "sizes": sizes})
+    ledger.write(path, look | {"limits": evidence.level.as_json(), "sizes": sizes}, witness)
     findings: list[Finding] = []
     for name in (progress := tqdm(sorted(checks), desc="audit", unit="check")):
         progress.set_postfix_str(name)
         findings.append(judged(checks[name](evidence)))
         log.info("%s: %s. %s", name, findings[-1].verdict, findings[-1].why)
     verdict = verdict_of(findings)
-    ledger.write(path, look | {"verdict": verdict})
-    _write(folder / "looks.json", json.dumps(ledger.looks(path, evidence.train.digest), indent=1, sort_keys=True) + "\n")
+    ledger.write(path, look | {"verdict": verdict}, witness)
+    _write(folder / "looks.json", json.dumps(ledger.looks(path, evidence.train.digest, witness), indent=1, sort_keys=True) + "\n")
     _draw_pairs(evidence, findings, folder / "pairs")
     result = {
         "level": evidence.level.as_json(),
@@ -106,12 +112,6 @@ def _leaving(run: Run) -> tuple[Path, ...]:
     made = sorted(path for path in trained.iterdir() if path.name != "checkpoints") if trained.is_dir() else []
     sent = sorted(path for path in (run.root / "logs").glob("*.tracking.jsonl") if not path.name.startswith("audit."))
     return (run.folder("sample"), *made, *sent)
-
-
-def _key(run: Run) -> bytes | None:
-    """The key that prepare used; None where there is none, as a new one would recognise nothing."""
-    path = Path(run.settings.paths.key).expanduser()
-    return load_key(path) if path.is_file() else None
 
 
 def _draw_pairs(evidence: Evidence, findings: Sequence[Finding], folder: Path) -> None:

@@ -57,7 +57,8 @@ def work(run: Run, folder: Path) -> None:
     ]
     groups = []
     for group, part in tqdm(_groups(samples, real, metrics, missing).items(), desc="evaluate: classes", unit="class"):
-        groups += [replace(scored(name, part), group=group) for name in on_features]
+        subjects = min(sample.n_subjects for name, sample in part.items() if name != "synthetic")
+        groups += [replace(scored(name, part), group=group).as_json() | {"subjects_real": subjects} for name in on_features]
 
     (folder / "figures").mkdir(exist_ok=True)
     if all(len(sample) for sample in samples.values()):
@@ -74,7 +75,7 @@ def work(run: Run, folder: Path) -> None:
         "features": {name: identity(extractor) for name, extractor in extractors.items()},
         "scores": [row.as_json() for row in scores],
         "baselines": rivals,
-        "groups": [row.as_json() for row in groups],
+        "groups": groups,
         "not_computed": missing,
         "seed": seed,
     }

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from medsynth import __version__
 from medsynth.audit.level import LEVELS
 from medsynth.cohort import SPLITS, Cohort, sha256_of
+from medsynth.conditions import Attribute
 from medsynth.errors import MedsynthError
 from medsynth.receipt import RECEIPT, Receipt
 from medsynth.stages.rejection import VERDICT
@@ -272,28 +273,40 @@ def _conditions(story: Story) -> list[dict[str, Any]]:
     """How often each class occurs, or the quarter points of a continuous attribute, in training and in the synthetic cohort."""
     tables = []
     for attribute in story.real.header.conditions.attributes:
-        real = [case.condition.get(attribute.name) for case in story.real.split("train")]
+        train = story.real.split("train")
+        real = [case.condition.get(attribute.name) for case in train]
         synthetic = [case.condition.get(attribute.name) for case in story.synthetic]
         if attribute.values:
             counted = Counter(map(str, real)), Counter(map(str, synthetic))
-            rows = [{"value": value, "real": counted[0][value], "synthetic": counted[1][value]} for value in attribute.values]
+            people = {
+                value: {case.subject for case in train if str(case.condition.get(attribute.name)) == value} for value in attribute.values
+            }
+            rows = [
+                {"value": value, "real": counted[0][value], "subjects": len(people[value]), "synthetic": counted[1][value]}
+                for value in attribute.values
+            ]
         else:
             edges = [attribute.low + (attribute.high - attribute.low) * k / 4 for k in range(5)]
-            quarters = [_quarters(values, attribute.low, attribute.high) for values in (real, synthetic)]
+            people = {(case.subject, quarter) for case in train for quarter in _quarters([case.condition.get(attribute.name)], attribute)}
+            quarters = [Counter(_quarters(values, attribute)) for values in (real, synthetic)]
             rows = [
-                {"value": f"{low:.4g} to {high:.4g}", "real": a, "synthetic": b}
-                for (low, high), a, b in zip(pairwise(edges), *quarters, strict=True)
+                {
+                    "value": f"{low:.4g} to {high:.4g}",
+                    "real": quarters[0][k],
+                    "subjects": sum(quarter == k for _, quarter in people),
+                    "synthetic": quarters[1][k],
+                }
+                for k, (low, high) in enumerate(pairwise(edges))
             ]
         tables.append({"name": attribute.name, "rows": rows})
     return tables
 
 
-def _quarters(values: Iterable[Any], low: float, high: float) -> list[int]:
-    """How many values lie in each quarter of the range; the upper end belongs to the last."""
-    places = Counter(
-        min(3, int(4 * (float(value) - low) / ((high - low) or 1))) for value in values if value is not None and low <= float(value) <= high
-    )
-    return [places[k] for k in range(4)]
+def _quarters(values: Iterable[Any], attribute: Attribute) -> list[int]:
+    """In which quarter of the attribute's range each value lies, of those that lie in it; the upper end belongs to the last."""
+    low, high = attribute.low, attribute.high
+    inside = (float(value) for value in values if value is not None and low <= float(value) <= high)
+    return [min(3, int(4 * (value - low) / ((high - low) or 1))) for value in inside]
 
 
 def _training(story: Story) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from medsynth.audit import ledger
 from medsynth.audit.finding import Check
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.errors import MedsynthError
@@ -65,7 +64,7 @@ def _unfiltered(run: Run, drawn: Cohort) -> Mapping[str, Any]:
     path = drawn.folder / VERDICT
     if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["synthetic"] != drawn.digest:
         path.parent.mkdir(exist_ok=True)
-        audit.examine(audit.evidence_of(run, drawn), run.objects["check"], path.parent, run.root.parent / ledger.LEDGER)
+        audit.examine(audit.evidence_of(run, drawn), run.objects["check"], path.parent, *audit.ledger_of(run))
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -20,16 +20,19 @@ from typing import Any
 from tqdm import tqdm
 
 from medsynth import __version__
+from medsynth.audit import ledger
 from medsynth.audit.schema import faults_of, validated
+from medsynth.audit.together import share_of, together
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.config import ReleaseSettings
 from medsynth.errors import MedsynthError, Refused
 from medsynth.export import bids, datasheet, dicom, nifti, seal, segmentation
 from medsynth.io.identifiers import WEAK
-from medsynth.io.pseudonyms import load_key
+from medsynth.io.pseudonyms import existing_key, load_key
 from medsynth.io.search import find
 from medsynth.receipt import RECEIPT, Receipt
-from medsynth.stages import STAGES, Run
+from medsynth.stages import STAGES, Run, privacy
+from medsynth.stages.audit import ledger_of
 from medsynth.stages.rejection import VERDICT
 from medsynth.tracking import PRIVATE
 
@@ -38,6 +41,7 @@ log = logging.getLogger(__name__)
 SMALL_CELL = 11  # numbers about fewer real people than this stay inside (the customary bound of 9 % risk)
 REQUIRED = frozenset({"identifiers", "linkage", "memorization", "pixels"})  # checks without which nothing leaves
 CONFIRMING = frozenset({"confirmation"})  # and without these nothing whose copies were rejected: what rejected them cannot judge
+SEALED = ("audit", "report")  # receipts that the key of the pseudonyms must have sealed
 EVIDENCE = ("prepare", "train", "sample", "audit", "evaluate", "report")
 
 
@@ -69,6 +73,7 @@ def work(run: Run, folder: Path) -> None:
         # Last, as they add nothing but hashes, and of a hundred thousand of these some hold the digits of somebody's birthday.
         _write_manifest(cohort, written, partial)
         fingerprint = seal.seal(partial, load_key(_signing_key(run), setting="paths.signing_key"))
+        _count(run, cohort)
         shutil.rmtree(folder, ignore_errors=True)  # it arrived before, but its receipt did not
         partial.rename(folder)
     finally:
@@ -77,6 +82,22 @@ def work(run: Run, folder: Path) -> None:
     run.tracker.artifact(folder / "datasheet.md", "release")
     in_spite = ", IN SPITE OF ITS EVIDENCE (release.override)" if objections else ""
     log.info("release: %d cases%s, signed by %s", len(cohort), in_spite, fingerprint)
+
+
+def _count(run: Run, cohort: Cohort) -> None:
+    """Into the ledger, before the release is there: of cohorts that left none is forgotten, though its run folder may be."""
+    findings = json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8"))
+    share = share_of(cohort.digest, len(cohort), findings["findings"])
+    path, witness = ledger_of(run)
+    ledger.write(path, {"train": findings["train"], "synthetic": cohort.digest, "released": share}, witness)
+
+
+def _together(run: Run, cohort: Cohort, findings: Mapping[str, Any]) -> dict[str, Any]:
+    """All cohorts released from this training set, this one included."""
+    (path, witness), train = ledger_of(run), findings["train"]
+    earlier = [share for share in ledger.releases(path, train, witness) if share["synthetic"] != cohort.digest]
+    shares = [*earlier, share_of(cohort.digest, len(cohort), findings["findings"])]
+    return together(shares, told=len(ledger.looks(path, train, witness)), taken=ledger.taken(path, train, witness))
 
 
 def _signing_key(run: Run) -> Path:
@@ -109,7 +130,9 @@ def objections_to(run: Run) -> list[Objection]:
     if missing:
         return missing
     broken = [*_changed(run, receipts), *_unrelated(receipts)]
-    if not Path(run.settings.paths.key).expanduser().is_file():
+    if key := existing_key(run.settings.paths.key):
+        broken += _unsealed(receipts, key)
+    else:
         broken.append(Objection("no-key", "paths.key is no file; without the key of prepare nothing can be searched for identifiers."))
     if broken:
         return broken
@@ -125,6 +148,7 @@ def objections_to(run: Run) -> list[Objection]:
         *_page_changed(run),
         *_about_others(run, findings),
         *_filtered_unseen(run, receipts["sample"]),
+        *_cut_ledger(run, findings),
         *_verdicts(run, findings),
     ]
 
@@ -141,6 +165,33 @@ def _changed(run: Run, receipts: Mapping[str, Receipt]) -> Iterable[Objection]:
                 yield Objection(
                     "tampered", f"{stage}/{name} is not what '{stage}' wrote. Delete the folder {stage} and run 'medsynth {stage}'."
                 )
+
+
+def _unsealed(receipts: Mapping[str, Receipt], key: bytes) -> Iterable[Objection]:
+    """The audit and the report run where the key is. Their receipts name what all other stages made, which may run where it is not."""
+    for stage, receipt in receipts.items():
+        if (stage in SEALED or receipt.seal) and not receipt.is_sealed(key):
+            yield Objection(
+                "forged",
+                f"{stage}/{RECEIPT} does not bear the seal of paths.key: it was written by hand, or without that key. Delete the folder "
+                f"{stage} and run 'medsynth {stage}'.",
+            )
+
+
+def _cut_ledger(run: Run, findings: Mapping[str, Any]) -> Iterable[Objection]:
+    """The ledger still tells every look that the audit told, and as many lines as the witness beside the key has seen."""
+    path, witness = ledger_of(run)
+    told = json.loads((run.folder("audit") / "looks.json").read_text(encoding="utf-8"))
+    try:
+        known = ledger.looks(path, findings["train"], witness)
+    except MedsynthError as error:
+        yield Objection("ledger", str(error))
+        return
+    if known[: len(told)] != told:
+        yield Objection(
+            "ledger",
+            f"audit/looks.json tells looks that {path.name} does not. Restore that, or delete the folder audit and run 'medsynth audit'.",
+        )
 
 
 def _page_changed(run: Run) -> Iterable[Objection]:
@@ -236,7 +287,8 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         bids.write_dataset(cohort, folder / "bids", made_by, name=run.settings.run.name, spite=reason)
 
     people = _names_of(real)
-    audit = without_people(json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8")), people)
+    findings = json.loads((run.folder("audit") / "findings.json").read_text(encoding="utf-8"))
+    audit = without_people(findings, people)
     metrics = without_people(json.loads((run.folder("evaluate") / "metrics.json").read_text(encoding="utf-8")), people)
     looks = json.loads((run.folder("audit") / "looks.json").read_text(encoding="utf-8"))
     audit["looks"] = [{name: look[name] for name in ("synthetic", "level", "seed", "checks", "verdict")} for look in looks]
@@ -244,9 +296,10 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         unfiltered = json.loads((run.folder("sample") / VERDICT).read_text(encoding="utf-8"))
         audit["rejected"] = {"cases": dict(cohort.header.rejected), "unfiltered": without_people(unfiltered, people)}
     released = {"reason": reason, "objections": [str(objection) for objection in objections]}
+    audit["releases"] = _together(run, cohort, findings)
     audit |= {"released_in_spite_of": released} if reason else {}
     _write_json(folder / "audit.json", validated(audit))
-    metrics["groups"] = [row for row in metrics.get("groups", []) if row["n_real"] >= SMALL_CELL]
+    metrics["groups"] = [row for row in metrics.get("groups", []) if row["subjects_real"] >= SMALL_CELL]
     _write_json(folder / "metrics.json", metrics)
     settings_told = {
         name: value
@@ -269,6 +322,8 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         objections=[str(objection) for objection in objections],
     )
     (folder / "datasheet.md").write_text(text, encoding="utf-8")
+    counts = {"made": len(cohort)} | {name: len(set(real.split(name).subjects)) for name in ("train", "holdout")}
+    (folder / "audit.html").write_text(privacy.page(audit, name=run.settings.run.name, counts=counts), encoding="utf-8")
     if _page_sha256(run):
         shutil.copyfile(run.folder("report") / "shareable.html", folder / "report.html")
     return written

@@ -55,7 +55,9 @@ def work(run: Run, folder: Path) -> None:
     content = {**facts, "shareable_sha256": sha256_of(shareable) if shareable.exists() else None}
     _write(folder / "report.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
     previews = [{"name": path.stem, "uri": _uri(path.read_bytes())} for path in _evenly(story.previews, PREVIEWS)]
-    html = render({**page, "inside": True, "pictures": pictures, "pairs": pairs_of(story), "previews": previews})
+    html = render(
+        {**page, "inside": True, "pictures": pictures, "pairs": pairs_of(story.findings, story.real, story.synthetic), "previews": previews}
+    )
     _write(folder / "index.html", html.encode())
 
 
@@ -98,22 +100,22 @@ def pictures_of(story: Story, seed: int) -> dict[str, Any]:
     }
 
 
-def pairs_of(story: Story) -> list[dict[str, Any]]:
+def pairs_of(findings: Mapping[str, Any], real_cohort: Cohort, synthetic_cohort: Cohort) -> list[dict[str, Any]]:
     """The nearest pairs that the checks listed, nearest first, with their pictures."""
-    real, synthetic = {case.id: case for case in story.real}, {case.id: case for case in story.synthetic}
+    real, synthetic = {case.id: case for case in real_cohort}, {case.id: case for case in synthetic_cohort}
 
     def picture(cohort: Cohort, case: Case) -> str:
         return _uri(figures.png(_grey(cohort, case)))
 
     groups = []
-    for finding in story.findings["findings"]:
+    for finding in findings["findings"]:
         listed = (finding.get("details") or {}).get("pairs") or []
         rows = [
             {
                 **pair,
-                "synthetic_picture": picture(story.synthetic, synthetic[pair["synthetic"]]),
-                "train_picture": picture(story.real, real[pair["train"]]),
-                "holdout_picture": picture(story.real, real[pair["holdout"]]),
+                "synthetic_picture": picture(synthetic_cohort, synthetic[pair["synthetic"]]),
+                "train_picture": picture(real_cohort, real[pair["train"]]),
+                "holdout_picture": picture(real_cohort, real[pair["holdout"]]),
             }
             for pair in sorted(listed, key=lambda pair: -pair["train_score"])[:PAIRS]
         ]
@@ -217,13 +219,17 @@ def _without_people(facts: Mapping[str, Any]) -> dict[str, Any]:
         {
             **table,
             "rows": [
-                {**row, "real": row["real"] if row["real"] >= SMALL_CELL or row["real"] == 0 else f"< {SMALL_CELL}"}
+                {**row, "real": row["real"] if row["subjects"] >= SMALL_CELL or row["real"] == 0 else f"of < {SMALL_CELL} people"}
                 for row in table["rows"]
             ],
         }
         for table in facts["conditions"]
     ]
-    return {"findings": findings, "conditions": conditions}
+    return {
+        "findings": findings,
+        "conditions": conditions,
+        "groups": [row for row in facts["groups"] if row["subjects_real"] >= SMALL_CELL],
+    }
 
 
 def _synthetic_only(pictures: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from medsynth.audit import ledger
 from medsynth.audit.level import LEVELS
+from medsynth.audit.rates import clopper_pearson
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.config import Settings
 from medsynth.errors import MedsynthError, Refused
@@ -37,10 +40,10 @@ def finding(check: str, verdict: str = "pass", **fields) -> dict:
 class Lab:
     """A run folder as the stages before the release leave it, with receipts that fit; tests then break one thing."""
 
-    def __init__(self, folder: Path) -> None:
-        self.root, self.key = folder / "runs" / "mr", folder / "key"
+    def __init__(self, folder: Path, name: str = "mr") -> None:
+        self.root, self.key = folder / "runs" / name, folder / "key"
         self.settings = Settings()
-        self.settings.run.name = "mr"
+        self.settings.run.name = name
         self.settings.paths.key = str(self.key)
         self.settings.audit.level = "standard"
         self.sent: list[tuple] = []
@@ -53,12 +56,12 @@ class Lab:
         ]
         self.level, self.verdict, self.page = "standard", "pass", "<p>the shareable page</p>"
         self.digests: dict[str, str] = {}
-        self.terms = "research only"
+        self.terms, self.held_out, self.first_seed = "research only", 4, 1000
         self.rejected: dict[str, str] = {}
 
     def build(self) -> "Lab":
         """Write all stages in their order."""
-        real = make_cohort(self.root / "prepare", n_train=6, n_validation=2, n_holdout=4, shape=(8, 8, 3))
+        real = make_cohort(self.root / "prepare", n_train=6, n_validation=2, n_holdout=self.held_out, shape=(8, 8, 3))
         real = replace(real, header=replace(real.header, source={"name": "Archive", "licence": "CC BY-NC 4.0", "terms": self.terms}))
         real.write(self.root / "prepare" / "cohort.jsonl")
         write_identifiers(self.root / "prepare" / "identifiers.json", load_key(self.key), CANARIES)
@@ -73,13 +76,12 @@ class Lab:
         content |= {"synthetic": self.synthetic.digest, "train": real.split("train").digest, "holdout": real.split("holdout").digest}
         content |= {"seed": 7} | self.digests
         self.text("audit/findings.json", json.dumps(content))
-        self.text(
-            "audit/looks.json",
-            json.dumps([{"synthetic": "0" * 64, "level": "strict", "seed": 1, "checks": [], "verdict": "fail", "limits": {}}]),
-        )
+        self.look(real.split("train").digest, "fail")
+        path, witness = self.ledger, ledger.witness_of(self.key)
+        self.text("audit/looks.json", json.dumps(ledger.looks(path, real.split("train").digest, witness)))
         scores = {"name": "kid", "features": "texture", "value": 0.031, "interval": [0.02, 0.042], "anchor": 0.001}
         scores |= {"anchor_interval": [-0.002, 0.004], "best": "low", "status": "ok", "reason": "", "n_real": 4, "n_synthetic": 3}
-        groups = [{**scores, "group": "class=a", "n_real": 3}, {**scores, "group": "class=b", "n_real": 30}]
+        groups = [{**scores, "group": "class=a", "n_real": 30, "subjects_real": 10}, {**scores, "group": "class=b", "subjects_real": 11}]
         self.text("evaluate/metrics.json", json.dumps({"scores": [scores], "groups": groups}))
         self.text("report/index.html", f"<p>inside: {CANARIES[0]}</p>")
         if self.page:
@@ -88,6 +90,15 @@ class Lab:
         for stage in release.EVIDENCE:
             self.receipt(stage)
         return self
+
+    @property
+    def ledger(self) -> Path:
+        return self.root.parent / ledger.LEDGER
+
+    def look(self, train: str, verdict: str) -> None:
+        look = {"train": train, "synthetic": "0" * 64, "level": "strict", "seed": 1, "checks": []}
+        for line in ({**look, "limits": {}}, {**look, "verdict": verdict}):
+            ledger.write(self.ledger, line, ledger.witness_of(self.key))
 
     def sample(self, real: Cohort) -> Cohort:
         folder = self.root / "sample"
@@ -111,7 +122,7 @@ class Lab:
                 modality="MR",
                 scale=(0.0, 900.0),
                 condition={"sex": "F", "age": 40.0 + number},
-                seed=1000 + number,
+                seed=self.first_seed + number,
             )
             cases.append(case)
         affine = tuple(map(tuple, affine.tolist()))
@@ -132,11 +143,12 @@ class Lab:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
 
-    def receipt(self, stage: str) -> None:
+    def receipt(self, stage: str, key: Path | None = None) -> None:
         inputs = {need: Receipt.read(self.root / need / RECEIPT).made for need in STAGES[stage].needs}
         outputs = {name: sha256_of(self.root / stage / name) for name in STAGES[stage].outputs}
         settings = {"fit.steps": 2000, "source.root": "/archive/real"} if stage == "train" else {"sampling.steps": 20}
-        Receipt(stage=stage, settings=settings, inputs=inputs, outputs=outputs).write(self.root / stage / RECEIPT)
+        receipt = Receipt(stage=stage, settings=settings, inputs=inputs, outputs=outputs)
+        receipt.sealed(load_key(key or self.key)).write(self.root / stage / RECEIPT)
 
     def release(self) -> Path:
         tracker = SimpleNamespace(dataset=lambda *a: self.sent.append(("dataset", *a)), artifact=lambda *a: self.sent.append(a))
@@ -176,6 +188,7 @@ def test_a_cohort_whose_evidence_passes_leaves_whole(lab: Lab) -> None:
         "cases.tsv",
         "manifest.jsonl",
         "audit.json",
+        "audit.html",
         "metrics.json",
         "datasheet.md",
         "report.html",
@@ -452,6 +465,94 @@ def test_all_reasons_are_named_at_once(lab: Lab) -> None:
     assert "release.override=" in message
 
 
+# ------------------------------------------------------------------------------------------------------------------------- it is attacked
+
+
+def forged(lab: Lab, key: Path) -> None:
+    """A failed audit, mended with all hashes made to fit, by somebody who holds the run folder and a key of his own."""
+    path = lab.root / "audit/findings.json"
+    path.write_text(path.read_text().replace('"fail"', '"pass"'))
+    for stage in ("audit", "report"):
+        lab.receipt(stage, key)
+
+
+def test_a_forger_without_the_key_makes_no_receipt(lab: Lab, tmp_path: Path) -> None:
+    failing(lab)
+    forged(lab.build(), tmp_path / "his-own.key")
+    message = lab.refused("forged")
+    assert "audit/receipt.json does not bear the seal" in message
+    assert "report/receipt.json" in message
+    forged(lab, lab.key)  # the same with the key would be believed: it is the seal alone that refused
+    assert (lab.release() / "audit.json").is_file()
+
+
+@pytest.mark.parametrize("stage", release.SEALED)
+@pytest.mark.parametrize("seal", ["", "00" * 32, "ä"])
+def test_a_receipt_whose_seal_was_taken_off_or_made_up_is_refused(lab: Lab, stage: str, seal: str) -> None:
+    path = lab.build().root / stage / RECEIPT
+    replace(Receipt.read(path), seal=seal).write(path)
+    assert f"{stage}/receipt.json" in lab.refused("forged")
+
+
+def test_stages_that_ran_where_the_key_is_not_are_held_by_those_that_did(lab: Lab) -> None:
+    """A cluster trains and samples without the key; what it made is named by sealed receipts."""
+    lab.build()
+    for stage in ("train", "sample"):
+        path = lab.root / stage / RECEIPT
+        replace(Receipt.read(path), seal="").write(path)
+    assert lab.release().is_dir()
+
+
+def cut_at_its_end(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+
+
+def begun_anew(path: Path) -> None:
+    path.unlink()
+
+
+def one_look_taken_out(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[2:]))
+
+
+@pytest.mark.parametrize("damage", [cut_at_its_end, begun_anew, one_look_taken_out])
+def test_a_ledger_that_lost_a_look_shuts_the_door(lab: Lab, damage: Callable[[Path], None]) -> None:
+    lab.build()
+    lab.look(Cohort.read(lab.root / "prepare/cohort.jsonl").split("train").digest, "pass")
+    damage(lab.ledger)
+    lab.refused("ledger")
+
+
+def test_without_held_out_people_nothing_leaves(lab: Lab) -> None:
+    lab.held_out = 0
+    lab.build().refused("no-holdout")
+
+
+# ------------------------------------------------------------------------------------------------------------------- counted together
+
+
+def test_cohorts_of_one_training_set_are_counted_together(lab: Lab, tmp_path: Path) -> None:
+    """By hand: two cohorts of 3 cases at a bound of 1.51 % each; the bounds of both hold with 90 %; looks are 2, and one more unseen."""
+    lab.findings[0]["details"] = {"hard_copies": {"count": 1, "interval": [0, 1]}}
+    first = json.loads((lab.build().release() / "audit.json").read_text())["releases"]
+    assert (first["cohorts"], first["cases"], first["looks"], first["untold"]) == (1, 3, 1, 0)
+    assert first["copies"] == {"upper": 0.0151, "cases": 0, "confidence": 0.95}
+
+    other = Lab(tmp_path, "mr2")
+    other.first_seed, other.findings[0]["details"] = 2000, {"hard_copies": {"count": 0, "interval": [0, 1]}}
+    folder = other.build().release()
+    both = json.loads((folder / "audit.json").read_text())["releases"]
+    assert (both["cohorts"], both["cases"], both["looks"]) == (2, 6, 2)
+    assert both["copies"] == pytest.approx({"upper": 0.0151, "cases": 0, "confidence": 0.9})
+    assert both["hard_copies"] == {"count": 1, "interval": pytest.approx(list(clopper_pearson(1, 6)))}
+    assert "2 cohorts, 6 cases" in (folder / "datasheet.md").read_text()
+    assert "2 cohorts with 6 images in all" in (folder / "audit.html").read_text()
+
+    shutil.rmtree(lab.root)  # the first run is gone, what it released is not
+    (other.root / "release").rename(tmp_path / "sent")
+    assert json.loads((other.release() / "audit.json").read_text())["releases"] == both  # and the same cohort again is the same one
+
+
 # ---------------------------------------------------------------------------------------------------------------------------- override
 
 
@@ -508,7 +609,7 @@ def test_what_is_left_of_the_findings_is_aggregate(lab: Lab) -> None:
     folder = lab.build().release()
     details = json.loads((folder / "audit.json").read_text())["findings"][0]["details"]
     assert details == {"threshold": 0.912346, "of": [3]}
-    assert [row["group"] for row in json.loads((folder / "metrics.json").read_text())["groups"]] == ["class=b"]  # three people are too few
+    assert [row["group"] for row in json.loads((folder / "metrics.json").read_text())["groups"]] == ["class=b"]
 
 
 @pytest.mark.parametrize("canary", CANARIES)

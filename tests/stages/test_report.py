@@ -123,9 +123,12 @@ def metrics() -> dict:
             {**score("frechet", features="texture", value=80.0), "baseline": "gaussian"},
         ],
         "groups": [
-            score(
-                "kid", features="texture", group="class=normal", value=0.044, interval=[0.01, 0.08], anchor=0.0, anchor_interval=[0.0, 0.0]
-            )
+            {
+                **score("kid", features="texture", value=0.044, interval=[0.01, 0.08], anchor=0.0, anchor_interval=[0.0, 0.0]),
+                "group": f"class={name}",
+                "subjects_real": subjects,
+            }
+            for name, subjects in (("normal", 11), ("rare", 10))
         ],
         "not_computed": [{"name": "utility", "reason": "no labels to train a classifier on"}],
     }
@@ -383,6 +386,10 @@ def test_the_shareable_copy_knows_no_patient(passed):
     assert "description.low" not in outside
     assert "Nearest training" in inside
     assert "Nearest training" not in outside
+    # a class of ten people is told of inside alone, however many images they gave
+    assert "class=rare" in inside
+    assert "class=normal" in outside
+    assert "class=rare" not in outside
     # the schema's ends are round numbers, nobody's own age
     assert f"{real.header.conditions.attributes[1].low:.4g} to" in outside
     synthetic = Cohort.read(passed / "sample/cohort.jsonl")
