@@ -18,9 +18,9 @@ SAMPLE = 1 << 20  # voxels that percentiles look at: more change no digit that m
 UNMOVED = 0.02  # voxels: a grid that differs by less at its edge is the same grid, and is copied, not interpolated
 
 
-def oriented_spacing(volume: Volume, orientation: str = "RAS") -> tuple[float, float, float]:
-    """Distance between voxels, mm, along the axes in which ``orientation`` counts them."""
-    return _oriented(volume, orientation)[1].spacing
+def geometry_in(volume: Volume, orientation: str = "RAS") -> Geometry:
+    """Voxels and their place along the axes in which ``orientation`` counts them."""
+    return _oriented(volume, orientation)[1]
 
 
 def to_grid(

@@ -36,6 +36,7 @@ from medsynth.io.pseudonyms import load_key, pseudonym
 from medsynth.receipt import discard
 from medsynth.rng import seed_for
 from medsynth.stages import Run
+from medsynth.volume import Volume
 
 log = logging.getLogger(__name__)
 CACHE = "float16"
@@ -82,7 +83,7 @@ def work(run: Run, folder: Path) -> None:
                 shards[name] = open_shards.enter_context(Shard(folder / "volumes" / f"{name}.npy", shape, dtype))
             return shards[name]
 
-        for item, images in tqdm(_each(read, items, data.workers), total=len(items), desc="prepare", unit="image"):
+        for item, images in tqdm(each(read, items, data.workers), total=len(items), desc="prepare", unit="image"):
             if isinstance(images, Rejected):
                 rejected.append(images)
                 continue
@@ -104,7 +105,7 @@ def work(run: Run, folder: Path) -> None:
                         mask=f"volumes/{name}.mask.npy" if image.mask is not None else None,
                         sha256=sha256,
                         shape=image.pixels.shape,
-                        spacing=_along_case(spacing, data)[: data.dims],
+                        spacing=along_case(spacing, data)[: data.dims],
                         modality=item.modality,
                         scale=image.scale,
                         condition={n: item.condition[n] for n in data.conditions if n in item.condition},
@@ -139,7 +140,7 @@ def _splits(items: Sequence[Item], data: DataSettings, seed: int) -> dict[str, s
 
 
 def _median_spacing(source: Source, items: Sequence[Item], data: DataSettings) -> tuple[float, ...]:
-    measured = _each(partial(_spacing, source, data), items, data.workers)
+    measured = each(partial(_spacing, source, data), items, data.workers)
     bar = tqdm(measured, total=len(items), desc="geometry", unit="image")
     found = [spacing for _, spacing in bar if not isinstance(spacing, Rejected)]
     if not found:
@@ -149,9 +150,9 @@ def _median_spacing(source: Source, items: Sequence[Item], data: DataSettings) -
 
 def _spacing(source: Source, data: DataSettings, item: Item) -> tuple[float, ...] | Rejected:
     try:
-        return transforms.oriented_spacing(source.open(item), data.orientation)
+        return transforms.geometry_in(source.open(item), data.orientation).spacing
     except (UnreadableImage, MemoryError) as error:
-        return _refused(item, error)
+        return refused(item, error)
 
 
 def _read(source: Source, data: DataSettings, spacing: tuple[float, ...], item: Item) -> list[Image] | Rejected:
@@ -159,30 +160,34 @@ def _read(source: Source, data: DataSettings, spacing: tuple[float, ...], item: 
     try:
         if data.joint_mask and not item.mask:
             raise UnreadableImage("no-mask", "it has no mask, and data.joint_mask=true needs one for every image")
-        volume = source.open(item)
-        integer = bool(np.all(np.mod(volume.array, 1) == 0))
-        array, mask = transforms.to_grid(volume, size=_grid_size(data), spacing=spacing, orientation=data.orientation)
-        scale = transforms.scale_of(array, percentiles=data.percentiles, window=data.window)
-        pixels = transforms.to_model(array, scale)
-        if data.dims == 3:
-            return [Image(slice=None, pixels=pixels, mask=mask, scale=scale, integer=integer)]
-        kept = transforms.slices(
-            pixels, mask, axis=data.slices.axis, every=data.slices.every, span=data.slices.range, foreground=data.slices.foreground
-        )
-        single = array.shape[data.slices.axis] == 1
-        return [Image(slice=None if single else k, pixels=p, mask=m, scale=scale, integer=integer) for k, p, m in kept]
+        return images_of(source.open(item), data, spacing)
     except (UnreadableImage, MemoryError) as error:
-        return _refused(item, error)
+        return refused(item, error)
 
 
-def _refused(item: Item, error: UnreadableImage | MemoryError) -> Rejected:
+def images_of(volume: Volume, data: DataSettings, spacing: Sequence[float]) -> list[Image]:
+    """A volume on the grid of ``data`` at ``spacing`` (mm), in model units; its slices where ``data.dims`` is 2. Raises UnreadableImage."""
+    integer = bool(np.all(np.mod(volume.array, 1) == 0))
+    array, mask = transforms.to_grid(volume, size=grid_size(data), spacing=spacing, orientation=data.orientation)
+    scale = transforms.scale_of(array, percentiles=data.percentiles, window=data.window)
+    pixels = transforms.to_model(array, scale)
+    if data.dims == 3:
+        return [Image(slice=None, pixels=pixels, mask=mask, scale=scale, integer=integer)]
+    kept = transforms.slices(
+        pixels, mask, axis=data.slices.axis, every=data.slices.every, span=data.slices.range, foreground=data.slices.foreground
+    )
+    single = array.shape[data.slices.axis] == 1
+    return [Image(slice=None if single else k, pixels=p, mask=m, scale=scale, integer=integer) for k, p, m in kept]
+
+
+def refused(item: Item, error: UnreadableImage | MemoryError) -> Rejected:
     code, reason = "no-memory", "It needs more memory than there is. Leave it out, or take fewer data.workers."
     if isinstance(error, UnreadableImage):
         code, reason = error.code, str(error)
     return Rejected(key=item.key, files=len(item.files) + len(item.mask), code=code, reason=reason)
 
 
-def _grid_size(data: DataSettings) -> tuple[int | None, ...]:
+def grid_size(data: DataSettings) -> tuple[int | None, ...]:
     """Voxels along the three axes of a volume; None along the normal of slices, which stays as it is."""
     if data.dims == 3:
         return tuple(data.size)
@@ -190,13 +195,13 @@ def _grid_size(data: DataSettings) -> tuple[int | None, ...]:
     return tuple(None if axis == data.slices.axis else next(in_plane) for axis in range(3))
 
 
-def _along_case(spacing: tuple[float, ...], data: DataSettings) -> tuple[float, ...]:
+def along_case(spacing: tuple[float, ...], data: DataSettings) -> tuple[float, ...]:
     """``spacing`` (x, y, z) in the order of a case's axes; for slices their normal comes last."""
     normal = data.slices.axis if data.dims == 2 else 2
     return (*(s for axis, s in enumerate(spacing) if axis != normal), spacing[normal])
 
 
-def _each(function, items: Sequence[Item], workers: int) -> Iterator[tuple[Item, object]]:
+def each(function, items: Sequence[Item], workers: int) -> Iterator[tuple[Item, object]]:
     """``(item, function(item))`` in order, in ``workers`` processes and with a bounded number of results in flight."""
     if workers < 2 or len(items) < 2 * workers:
         yield from ((item, function(item)) for item in items)
@@ -231,7 +236,7 @@ def _header(
         source={"name": type(source).__name__, "licence": source.licence, "terms": source.terms},
         shape=tuple(train[0].shape),
         spacing=train[0].spacing,
-        affine=transforms.canonical_affine(train[0].shape, _along_case(spacing, data), data.orientation, axis),
+        affine=transforms.canonical_affine(train[0].shape, along_case(spacing, data), data.orientation, axis),
         scale=tuple(float(v) for v in np.median([case.scale for case in train], axis=0)),
         integer=all(integers),
         modality=modality,

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medsynth.data.transforms import canonical_affine, oriented_spacing, placed, scale_of, slices, to_grid, to_model, to_stored
+from medsynth.data.transforms import canonical_affine, geometry_in, placed, scale_of, slices, to_grid, to_model, to_stored
 from medsynth.errors import SettingsError, UnreadableImage
 from medsynth.volume import Geometry, Volume
 
@@ -117,7 +117,7 @@ def test_an_axis_without_a_size_is_not_resampled():
 
 
 def test_spacing_is_told_along_the_turned_axes():
-    assert oriented_spacing(oriented((4, 5, 6), (1.0, 2.0, 3.0), "SRA"), "RAS") == pytest.approx((2.0, 3.0, 1.0))
+    assert geometry_in(oriented((4, 5, 6), (1.0, 2.0, 3.0), "SRA"), "RAS").spacing == pytest.approx((2.0, 3.0, 1.0))
 
 
 @settings(max_examples=50, deadline=None)
