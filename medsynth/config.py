@@ -103,6 +103,8 @@ class EvaluateSettings:
     seed: int | None = None
     subsamples: int = 100  # half-subsamples for the intervals
     permutations: int = 199
+    likelihood: int = 0  # cases of each cohort whose cost in bits per dimension is told; each takes as long as drawing about ten
+    likelihood_steps: int = 50  # Heun steps of the ODE, each two evaluations with their derivative
 
 
 @dataclass
@@ -265,7 +267,7 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
     mistakes = []
     positive = (
         "data.slices.every", "fit.checkpoint_every", "fit.ema_halflife", "fit.global_batch", "fit.preview_every", "fit.steps",
-        "fit.validate_every", "sampling.batch", "sampling.cases", "sampling.processes", "sampling.steps",
+        "evaluate.likelihood_steps", "fit.validate_every", "sampling.batch", "sampling.cases", "sampling.processes", "sampling.steps",
     )  # fmt: skip
     for name in positive:
         value = OmegaConf.select(cfg, name)

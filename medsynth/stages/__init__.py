@@ -71,7 +71,7 @@ STAGES: Mapping[str, Stage] = {
         settings=("run.seed", "audit", "check"), needs=("prepare", "sample"), objects=("check",), outputs=("findings.json", "looks.json")
     ),
     "evaluate": Stage(
-        settings=("run.seed", "evaluate", "metric"), needs=("prepare", "sample"), objects=("metric",), outputs=("metrics.json",)
+        settings=("run.seed", "evaluate", "metric"), needs=("prepare", "train", "sample"), objects=("metric",), outputs=("metrics.json",)
     ),
     "report": Stage(settings=(), needs=("prepare", "train", "sample", "audit", "evaluate"), outputs=("index.html", "report.json")),
     "release": Stage(

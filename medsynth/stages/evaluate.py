@@ -1,7 +1,8 @@
 """The stage that asks whether the cohort is good: every metric between held-out and synthetic cases, beside the same between real and real.
 
-Reads the cohorts of `prepare` and `sample`. Writes ``metrics.json``, ``features.npz`` (extractor and cohort to features) and
-``figures/``. What could not be computed stands there with its reason; nothing is left out in silence.
+Reads the cohorts of `prepare` and `sample`, and for likelihoods the denoiser of `train`. Writes ``metrics.json``, ``features.npz``
+(extractor and cohort to features) and ``figures/``. What could not be computed stands there with its reason; nothing is left out in
+silence.
 """
 
 import json
@@ -18,11 +19,13 @@ from medsynth.errors import MedsynthError
 from medsynth.features import Extractor, RandomConvolution, Texture, extract, identity
 from medsynth.metrics import baselines, figures
 from medsynth.metrics.intervals import score, spread
+from medsynth.metrics.likelihood import LikelihoodGap
 from medsynth.metrics.score import Metric, Sample, Score
 from medsynth.rng import seed_for
-from medsynth.stages import Run
+from medsynth.stages import Run, likelihood
 
 EXTRACTORS: Mapping[str, Extractor] = {"random_convolution": RandomConvolution(), "texture": Texture()}
+SPLITS = ("train", "holdout", "synthetic")
 MOST = 1000  # cases of each cohort: distances between all pairs of three cohorts are held in memory
 
 
@@ -40,7 +43,7 @@ def work(run: Run, folder: Path) -> None:
     samples = {name: _sample(cohort, features[name], extractors) for name, cohort in used.items()}
 
     def scored(name: str, other: Mapping[str, Sample], permutations: int = 0) -> Score:
-        three = (other["train"], other["holdout"], other["synthetic"])
+        three = (other[split] for split in SPLITS)
         own = seed_for(seed, "metric", name)
         return score(name, metrics[name], *three, seed=own, subsamples=settings.subsamples, permutations=permutations)
 
@@ -55,6 +58,9 @@ def work(run: Run, folder: Path) -> None:
         for baseline, sample in stand_ins.items()
         for name in tqdm(on_features, desc=f"evaluate: {baseline}", unit="metric")
     ]
+    scores += _likelihoods(run, used, samples, settings.likelihood, settings.likelihood_steps, settings.subsamples, seed)
+    if not settings.likelihood:
+        missing.append({"name": "likelihood", "reason": "not asked for: evaluate.likelihood=0"})
     groups = []
     for group, part in tqdm(_groups(samples, real, metrics, missing).items(), desc="evaluate: classes", unit="class"):
         subjects = min(sample.n_subjects for name, sample in part.items() if name != "synthetic")
@@ -145,6 +151,21 @@ def _stand_ins(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor
         )
         for name, (made, subjects) in images.items()
     }
+
+
+def _likelihoods(
+    run: Run, cohorts: Mapping[str, Cohort], samples: Mapping[str, Sample], cases: int, steps: int, subsamples: int, seed: int
+) -> list[Score]:
+    """Rows of the model's own costs, of at most so many cases of each cohort."""
+    if not cases:
+        return []
+    rows = {name: spread(sample.subjects, cases, seed=seed) for name, sample in samples.items()}
+    found, floor = likelihood.costs(
+        run, {name: cohorts[name].where(cohorts[name].cases[i] for i in rows[name]) for name in rows}, steps, seed
+    )
+    few = [replace(samples[name].take(rows[name]), features={LikelihoodGap.features: found[name]}) for name in SPLITS]
+    metrics = {name: LikelihoodGap(column=column, floor=floor) for column, name in enumerate(likelihood.NAMES)}
+    return [score(name, metric, *few, seed=seed_for(seed, name), subsamples=subsamples, permutations=0) for name, metric in metrics.items()]
 
 
 def _groups(

@@ -11,10 +11,9 @@ Cores are used by drawing several batches at a time. On a GPU, kernels depend on
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from multiprocessing import get_context
@@ -37,8 +36,7 @@ from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
 from medsynth.io import nifti
 from medsynth.rng import generator_for, seed_for
 from medsynth.stages import Run, figures, rejection
-from medsynth.training.allocator import keep_freed_memory
-from medsynth.training.hardware import device_for, precision_for
+from medsynth.training.hardware import device_for, one_thread_each, precision_for
 
 JITTER = 0.05  # of a continuous attribute's training range: standard deviation of what is added to a drawn training value
 PREVIEWS = 24  # cases on the picture
@@ -194,7 +192,7 @@ def draw(job: Job, drawn: Callable[[int], object]) -> None:
         drawn(len(batch))
 
     batches = [pending[start : start + job.batch] for start in range(0, len(pending), job.batch)]
-    with _one_thread_each(job.device), ThreadPoolExecutor(job.threads) as pool:
+    with one_thread_each(job.device), ThreadPoolExecutor(job.threads) as pool:
         for future in [pool.submit(one, batch) for batch in batches]:
             try:
                 future.result()
@@ -303,21 +301,6 @@ def _draw_counted(job: Job) -> None:
             _count.value += cases
 
     draw(job, drawn)
-
-
-@contextmanager
-def _one_thread_each(device: torch.device) -> Iterator[None]:
-    """On a CPU, one thread for each evaluation inside; see the module's first lines."""
-    if device.type != "cpu":
-        yield
-        return
-    keep_freed_memory()
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:

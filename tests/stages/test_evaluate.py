@@ -6,14 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from medsynth.cohort import Cohort
 from medsynth.config import Settings
+from medsynth.diffusion.checkpoint import save_denoiser
 from medsynth.errors import MedsynthError
 from medsynth.metrics import baselines
 from medsynth.metrics.intensity import Intensity
 from medsynth.metrics.kernel import KernelDistance
 from medsynth.metrics.radiomics import Radiomics
-from medsynth.stages import Run, evaluate
+from medsynth.stages import Run, evaluate, likelihood, train
 from tests.make_cohort import make_cohort
+from tests.make_run import make_run
 
 METRICS = {"kid": KernelDistance(features="random_convolution"), "radiomics": Radiomics(), "intensity": Intensity()}
 
@@ -101,6 +104,37 @@ def test_fewer_than_fifty_held_out_subjects_leave_reasons_and_the_simple_scores(
     assert "kid/random_convolution" not in tracked
 
 
+def test_the_model_tells_what_real_and_synthetic_cases_cost_it_if_it_is_asked(finished, tmp_path):
+    assert {"name": "likelihood", "reason": "not asked for: evaluate.likelihood=0"} in finished[1]["not_computed"]
+    run, _ = run_of(tmp_path, n=10, metrics={"intensity": METRICS["intensity"]}, likelihood=8, likelihood_steps=2)
+    header = Cohort.read(run.folder("prepare") / "cohort.jsonl").header
+    denoiser = train.new_denoiser(make_run(tmp_path), header)
+    (tmp_path / "train").mkdir()
+    save_denoiser(tmp_path / "train" / "denoiser", denoiser, {})
+    rows = {row["name"]: row for row in result_of(run)["scores"]}
+    for name in ("likelihood_bound", "likelihood_flow"):
+        row = rows[name]
+        assert (row["status"], row["n_synthetic"], row["n_real"]) == ("ok", 8, 8)
+        assert row["interval"][0] <= row["value"] <= row["interval"][1]
+        bits = row["details"]["bits_per_dimension"]
+        assert row["value"] == pytest.approx(bits["synthetic"] - bits["real"], rel=1e-6)
+        assert row["details"]["noise_floor"] == 0.01
+
+
+def test_what_a_case_costs_depends_on_the_case_alone(tmp_path):
+    run, _ = run_of(tmp_path, n=2)
+    cohort = Cohort.read(run.folder("prepare") / "cohort.jsonl")
+    denoiser = train.new_denoiser(make_run(tmp_path), cohort.header)
+    (tmp_path / "train").mkdir()
+    save_denoiser(tmp_path / "train" / "denoiser", denoiser, {})
+    first, second = (
+        likelihood.costs(run, {"it": cohort.where(cases)}, 2, seed=0)[0]["it"] for cases in (cohort.cases[:2], cohort.cases[1::-1])
+    )
+    assert np.isfinite(first).all()
+    assert (first == second[::-1]).all()
+    assert first[0].tolist() != first[1].tolist()
+
+
 def test_no_real_case_is_named(finished):
     text = (finished[0].folder("evaluate") / "metrics.json").read_text()
     assert "holdout-0" not in text
@@ -109,7 +143,7 @@ def test_no_real_case_is_named(finished):
 
 def test_small_classes_are_named_as_not_computed_and_large_ones_are_scored(finished, tmp_path):
     assert finished[1]["groups"] == []
-    assert finished[1]["not_computed"] == [{"name": "scores by class", "reason": "fewer than 50 subjects on one side: a, b"}]
+    assert {"name": "scores by class", "reason": "fewer than 50 subjects on one side: a, b"} in finished[1]["not_computed"]
     result = result_of(run_of(tmp_path / "large", n=130, metrics={"kid": METRICS["kid"]})[0])
     assert {row["group"] for row in result["groups"]} == {"class=a", "class=b"}
 
