@@ -1,4 +1,4 @@
-"""The nearest real subject of every image, by four views that forgive what a copy may have gone through.
+"""The nearest real subject of every image, by six views that forgive what a copy may have gone through.
 
 *Pixels*: correlation of whole images. It forgives gain, bias and blur.
 *Ranks*: correlation of the ranks of their grey values. It forgives every monotone change of grey values, such as gamma.
@@ -6,10 +6,12 @@
 image, the mean and a local mean are subtracted, and the rest is compared. It sees texture, and forgives moves.
 *Modes*: correlation along the main ways in which subjects differ, each given equal weight, as in a Mahalanobis distance. It sees shape and
 proportion where there is little texture, and forgives noise.
+*Pieces* and *piece*: windows of the image, each for itself, all together and the best alone (`medsynth.audit.pieces`). They forgive small
+turns and warps, and see a part that was pasted into another image.
 
-The last two look under every flip (in 2-D also quarter turns), several zooms and small shifts. The residual view works in two stages:
-coarse correlation of all pairs picks a few candidates, and an exact cross-correlation by FFT decides among these. 2-D and 3-D are the same
-code. Memory is bounded by the references' reduced grid and one block of queries.
+The residual and the modes look under every flip (in 2-D also quarter turns), several zooms and small shifts. The residual view works in
+two stages: coarse correlation of all pairs picks a few candidates, and an exact cross-correlation by FFT decides among these. 2-D and 3-D
+are the same code. Memory is bounded by the references' reduced grid and one block of queries.
 """
 
 from collections.abc import Iterator
@@ -21,16 +23,19 @@ from scipy import fft, ndimage
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-VIEWS = ("pixels", "ranks", "residual", "modes")
+from medsynth.audit.pieces import Pieces
+from medsynth.audit.rates import fisher
+
+VIEWS = ("pixels", "ranks", "residual", "modes", "pieces", "piece")
 ZOOMS = (1.0, 0.94, 0.89, 0.85, 0.81, 1.06, 1.13)  # of the query; 0.85 undoes a crop to 85 % that was resized to full size
 REACH = 0.12  # share of an axis within which an image may be moved to lie over the mean
 WOBBLE = 0.1  # share of an axis searched around that place, at least one voxel
 BLOCK = 1024  # queries searched together
 WINDOW = 0.1  # share of an axis to either side over which the local mean is taken
 CHUNK = 64  # images transformed together
-NEAR_ONE = 1 - 1e-5  # a correlation beyond is rounding
 MODES = 80  # main ways in which subjects differ; at most one for every three subjects
 BASIS = 300  # subjects whose differences are decomposed
+PIECES = {2: 48, 3: 24}  # voxels along an axis: a finer grid is averaged down before it is cut into pieces
 NOBODY = -10.0  # score where there is no reference: below every other
 
 
@@ -38,7 +43,8 @@ NOBODY = -10.0  # score where there is no reference: below every other
 class Matches:
     """Best reference of each group for each query and view, both ``(view, query, group)``.
 
-    ``score`` is Fisher's z of a correlation, ``row`` the reference's; `NOBODY` and -1 where a group has no allowed reference.
+    ``score`` is Fisher's z of a correlation (of pieces: standard deviations), ``row`` the reference's; `NOBODY` and -1 where a group has no
+    allowed reference.
     """
 
     score: np.ndarray
@@ -61,6 +67,11 @@ class References:
         object.__setattr__(self, "numbers", numbers)
         object.__setattr__(self, "group_of", self.groups[order][starts])
 
+    def some(self, count: int) -> np.ndarray:
+        """Rows of one case of each of at most ``count`` subjects, evenly from all groups."""
+        firsts = self.order[self.starts]
+        return firsts[np.linspace(0, len(firsts) - 1, min(count, len(firsts))).round().astype(int)]
+
     def by_subject(self, table: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The best case of each subject, ``(query, subject)``: score and row. A query's own subject gets minus infinity."""
         table = table[:, self.order]
@@ -80,21 +91,23 @@ def nearest(queries: np.ndarray, references: References, *, own: np.ndarray | No
     assert queries.shape[1:] == references.images.shape[1:], (queries.shape, references.images.shape)
     own = np.full(len(queries), -1) if own is None else own
     anatomy = Anatomy(references)
+    pieces = Pieces(_coarser(references.images), references.some(BASIS))
     pixels, ranks = _pixels(references.images), _ranks(references.images)
     score, row = [], []
     for start in range(0, len(queries), BLOCK):
         part = slice(start, start + BLOCK)
         block = queries[part]
         deep = anatomy.compare(block, own[part], candidates)
-        whole = [references.by_subject(view(block) @ known.T, own[part]) for view, known in ((_pixels, pixels), (_ranks, ranks))]
-        read = [_read(table, rows, references.group_of) for table, rows in (*whole, *deep)]
+        whole = (fisher(view(block) @ known.T) for view, known in ((_pixels, pixels), (_ranks, ranks)))
+        whole, cut = ([references.by_subject(table, own[part]) for table in tables] for tables in (whole, pieces.compare(_coarser(block))))
+        read = [_read(table, rows, references.group_of) for table, rows in (*whole, *deep, *cut)]
         score.append(np.stack([values for values, _ in read]))
         row.append(np.stack([rows for _, rows in read]))
     return Matches(score=np.concatenate(score, axis=1), row=np.concatenate(row, axis=1))
 
 
 def _read(table: np.ndarray, rows: np.ndarray, group_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best subject a group from correlations ``(query, subject)``: Fisher's z and row, ``(query, group)``."""
+    """The best subject a group from scores ``(query, subject)``: score and row, ``(query, group)``."""
     count = group_of.max() + 1
     score, row = np.full((len(table), count), NOBODY), np.full((len(table), count), -1)
     for group in range(count):
@@ -104,7 +117,7 @@ def _read(table: np.ndarray, rows: np.ndarray, group_of: np.ndarray) -> tuple[np
         first = members[table[:, members].argmax(1)]
         value = table[np.arange(len(table)), first]
         possible = np.isfinite(value)
-        score[possible, group] = np.arctanh(np.clip(value[possible], -NEAR_ONE, NEAR_ONE))
+        score[possible, group] = value[possible]
         row[possible, group] = rows[np.arange(len(table)), first][possible]
     return score, row
 
@@ -125,7 +138,7 @@ class Anatomy:
         self.wobble = tuple(max(1, round(WOBBLE * size)) for size in self.space)
 
     def compare(self, queries: np.ndarray, own: np.ndarray, candidates: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        """By residual and by modes: correlation with each subject, and its best case's row, all ``(query, subject)``.
+        """By residual and by modes: Fisher's z with each subject, and its best case's row, all ``(query, subject)``.
 
         The residual one is exact for the likeliest subjects, and minus infinity with the others.
         """
@@ -141,8 +154,8 @@ class Anatomy:
         query, subject = np.concatenate(pairs, axis=1)
         row = rows[query, subject]
         table = np.full(best.shape, -np.inf)
-        table[query, subject] = self._exact(queries, query, row, variant[query, row])
-        return (table, rows), self.known.by_subject(modes, own)
+        table[query, subject] = fisher(self._exact(queries, query, row, variant[query, row]))
+        return (table, rows), self.known.by_subject(fisher(modes), own)
 
     def _coarse(self, queries: np.ndarray) -> tuple[np.ndarray, ...]:
         """Best coarse residual correlation of every pair over all variants, which variant it was, and best correlation by modes.
@@ -265,7 +278,7 @@ class Modes:
 
     def __init__(self, anatomy: Anatomy, valid: np.ndarray) -> None:
         self.anatomy, self.valid = anatomy, valid
-        basis = self._flat(anatomy.references[anatomy.known.order[anatomy.known.starts][:BASIS]])
+        basis = self._flat(anatomy.references[anatomy.known.some(BASIS)])
         self.mean = basis.mean(0)
         basis = basis - self.mean
         power, vectors = np.linalg.eigh(basis.astype(np.float64) @ basis.T / len(basis))
@@ -338,6 +351,11 @@ def _standard(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
     count = valid.sum()
     centred = (images - (images * valid).sum(axes, keepdims=True) / count) * valid
     return centred / (np.sqrt((centred**2).sum(axes, keepdims=True) / count) + 1e-6)
+
+
+def _coarser(images: np.ndarray) -> np.ndarray:
+    """Averaged down to the grid of the pieces."""
+    return pooled(images, tuple(-(-size // PIECES[images.ndim - 1]) for size in images.shape[1:]))
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

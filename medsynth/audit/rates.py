@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 Interval = tuple[float, float]
+NEAR_ONE = 1 - 1e-5
 
 
 def clopper_pearson(hits: int, n: int, confidence: float = 0.95) -> Interval:
@@ -133,3 +134,8 @@ def _fewest(enough) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def fisher(correlation: np.ndarray) -> np.ndarray:
+    """Fisher's z of a correlation; finite at 1, as what lies beyond 1 - 1e-5 is rounding."""
+    return np.arctanh(np.clip(correlation, -NEAR_ONE, NEAR_ONE))

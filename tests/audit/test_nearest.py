@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from medsynth.audit.nearest import NEAR_ONE, NOBODY, VIEWS, Anatomy, Matches, Modes, References, nearest, pooled, zoomed
+from medsynth.audit.nearest import NOBODY, VIEWS, Anatomy, Matches, Modes, References, nearest, pooled, zoomed
 from medsynth.audit.plants import kinds
+from medsynth.audit.rates import NEAR_ONE
 from medsynth.rng import generator_for
 from tests.make_evidence import images_of
 
-PIXELS, RANKS, RESIDUAL, MODES = range(len(VIEWS))
+PIXELS, RANKS, RESIDUAL, MODES, PIECES, PIECE = range(len(VIEWS))
 SHAPES = [(24, 24), (20, 28), (14, 16, 14)]
 
 
@@ -29,7 +30,8 @@ def real(request: pytest.FixtureRequest) -> np.ndarray:
 
 def test_an_exact_copy_is_as_near_as_can_be_in_every_view(real: np.ndarray) -> None:
     match = found(real[[3, 7]], real)
-    assert np.tanh(match.score) == pytest.approx(NEAR_ONE)
+    assert np.tanh(match.score[:PIECES]) == pytest.approx(NEAR_ONE)
+    assert (match.score[PIECES:] > found(images_of(real.shape[1:], ["nobody"]), real).score[PIECES:] + 3).all()
     assert match.row[:, :, 0].tolist() == [[3, 7]] * len(VIEWS)
 
 
@@ -61,7 +63,7 @@ def test_each_group_has_its_own_nearest_and_a_subject_may_be_left_out(real: np.n
     assert (match.row[:, 0, 0] % 2 == 0).all()
     assert (match.row[:, 0, 1] % 2 == 1).all()
     assert (match.row[:, 0, 0] != 4).all()
-    assert (np.tanh(match.score) < 0.999).all()
+    assert (np.tanh(match.score[:PIECES]) < 0.999).all()
 
 
 def test_a_subject_left_out_is_left_out_with_all_its_cases(real: np.ndarray) -> None:
