@@ -1,6 +1,6 @@
 """Settings: plain values as dataclasses, objects as ``_target_`` blocks.
 
-Values (`run`, `paths`, `data`, `fit`, `sampling`, `audit`, `evaluate`, `release`, `tracking`) are typed here, so that
+Values (`run`, `paths`, `data`, `train`, `fit`, `sampling`, `audit`, `evaluate`, `release`, `tracking`) are typed here, so that
 Hydra refuses a misspelt key or a wrong type. Objects stand in the group named after their noun. The rest of the
 package below this module has never seen a ``DictConfig``.
 """
@@ -63,6 +63,11 @@ class DataSettings:
     splits: Splits = field(default_factory=Splits)
     slices: Slices = field(default_factory=Slices)
     workers: int = 2
+
+
+@dataclass
+class TrainSettings:
+    canaries: int = 0  # pictures of nobody that training is given, so that the audit can measure how strongly a case is repeated
 
 
 @dataclass
@@ -129,6 +134,7 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
     paths: PathSettings = field(default_factory=PathSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
     fit: FitSettings = field(default_factory=FitSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
@@ -281,6 +287,8 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
         mistakes.append(f"data.spacing={list(cfg.data.spacing)}: needs 3 numbers, mm along the oriented volume's axes (also for slices).")
     if cfg.audit.level not in LEVELS:
         mistakes.append(f"audit.level={cfg.audit.level}: must be one of {', '.join(LEVELS)}.{_nearest(cfg.audit.level, [*LEVELS])}")
+    if cfg.train.canaries < 0:
+        mistakes.append(f"train.canaries={cfg.train.canaries}: must be 0 (none) or more.")
     splits = cfg.data.splits
     if abs(splits.train + splits.validation + splits.holdout - 1) > 1e-6 or min(splits.train, splits.validation, splits.holdout) < 0:
         mistakes.append(f"data.splits: {splits.train} + {splits.validation} + {splits.holdout} must be shares that sum to 1.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from medsynth.audit.level import Level
+from medsynth.canaries import CanarySet
 from medsynth.cohort import Cohort
 
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -21,7 +22,8 @@ class Evidence:
 
     ``folders`` are all folders whose bytes would leave (or have already left) the prepared folder; ``identifiers`` is the prepared
     folder's file of keyed hashes of every identifier value that ``prepare`` saw, with ``key`` their key (None: values cannot be
-    matched). ``level`` is how much proof is asked for, chosen before the look.
+    matched). ``canaries`` are what training was given beside the training cases. ``level`` is how much proof is asked for, chosen before
+    the look.
     """
 
     train: Cohort
@@ -32,6 +34,7 @@ class Evidence:
     folders: tuple[Path, ...] = ()
     identifiers: Path | None = None
     key: bytes | None = None
+    canaries: CanarySet | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from medsynth.canaries import CanarySet
 from medsynth.cohort import Case, Cohort
 from medsynth.errors import SettingsError
 from medsynth.rng import generator_for
@@ -100,19 +101,35 @@ class StepSampler(Sampler[Part]):
 
 
 class Rows(Dataset):
-    """Whole batches of a cohort, read at once: rows of the cache by one fancy index of the memory map, anything else case by case."""
+    """Whole batches of a cohort, read at once: rows of the cache by one fancy index of the memory map, anything else case by case.
 
-    def __init__(self, cohort: Cohort) -> None:
+    Canaries, if any, follow the cohort's cases as if they were some more.
+    """
+
+    def __init__(self, cohort: Cohort, canaries: CanarySet | None = None) -> None:
         self.cohort = cohort
-        self.conditions = np.array([cohort.header.conditions.encode(case.condition) for case in cohort], np.float32)
+        added = canaries.inserted if canaries else ()
+        conditions = [*(case.condition for case in cohort), *(canaries.condition(number) for number in added)]
+        self.conditions = np.array([cohort.header.conditions.encode(condition) for condition in conditions], np.float32)
+        self.added = np.stack([canaries.image(number) for number in added]) if added else np.zeros(0, np.float32)
         self.shards = _shards(cohort.cases, lambda case: case.path)
         self.masks = _shards(cohort.cases, lambda case: case.mask) if cohort.header.joint_mask else None
 
     def __len__(self) -> int:
-        return len(self.cohort)
+        return len(self.cohort) + len(self.added)
 
     def pixels(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """``(n, channel, *space)`` in model units, in the cache's precision; the same values as `Cohort.pixels`."""
+        indices = np.asarray(indices)
+        beyond = indices - len(self.cohort)
+        if (beyond < 0).all():
+            return self._stored(indices)
+        images = torch.from_numpy(self.added[np.maximum(beyond, 0)])
+        if (beyond < 0).any():
+            images[torch.from_numpy(beyond < 0)] = self._stored(indices[beyond < 0]).to(images.dtype)
+        return images
+
+    def _stored(self, indices: np.ndarray) -> torch.Tensor:
         cases = [self.cohort.cases[i] for i in indices]
         if any(case.row is None for case in cases):
             return torch.from_numpy(np.stack([self.cohort.pixels(case) for case in cases]))
@@ -152,11 +169,11 @@ def _shards(cases: Sequence[Case], name: Callable[[Case], str | None]) -> Shards
 
 
 class CohortData(L.LightningDataModule):
-    """The training and validation cases of a prepared cohort."""
+    """The training cases of a prepared cohort, with canaries if there are any, and its validation cases."""
 
-    def __init__(self, cohort: Cohort, *, layout: Layout, rank: int, seed: int) -> None:
+    def __init__(self, cohort: Cohort, *, layout: Layout, rank: int, seed: int, canaries: CanarySet | None = None) -> None:
         super().__init__()
-        self.train, self.validation = Rows(cohort.split("train")), Rows(cohort.split("validation"))
+        self.train, self.validation = Rows(cohort.split("train"), canaries), Rows(cohort.split("validation"))
         self.layout, self.rank, self.seed = layout, rank, seed
         if not len(self.train):
             raise SettingsError(

@@ -52,7 +52,7 @@ STAGES: Mapping[str, Stage] = {
         anew=True,
     ),
     "train": Stage(
-        settings=("run.seed", "network", "process", "optimizer", "fit"),
+        settings=("run.seed", "network", "process", "optimizer", "train", "fit"),
         neutral=("fit.device_batch", "fit.preview_every", "fit.checkpoint_every"),
         grows=("fit.steps",),
         needs=("prepare",),

@@ -18,8 +18,10 @@ from medsynth.audit import ledger
 from medsynth.audit.finding import Check, Evidence, Finding, Verdict
 from medsynth.audit.level import level_named
 from medsynth.audit.schema import validated
+from medsynth.canaries import CanarySet
 from medsynth.cohort import Cohort
 from medsynth.io.pseudonyms import existing_key
+from medsynth.receipt import RECEIPT, Receipt
 from medsynth.rng import seed_for
 from medsynth.stages import Run
 from medsynth.stages.figures import mosaic, picture
@@ -51,6 +53,7 @@ def evidence_of(run: Run, synthetic: Cohort) -> Evidence:
         folders=_leaving(run),
         identifiers=run.folder("prepare") / "identifiers.json",
         key=existing_key(run.settings.paths.key),
+        canaries=_canaries(run, real.split("train")),
     )
 
 
@@ -112,6 +115,13 @@ def _leaving(run: Run) -> tuple[Path, ...]:
     made = sorted(path for path in trained.iterdir() if path.name != "checkpoints") if trained.is_dir() else []
     sent = sorted(path for path in (run.root / "logs").glob("*.tracking.jsonl") if not path.name.startswith("audit."))
     return (run.folder("sample"), *made, *sent)
+
+
+def _canaries(run: Run, train: Cohort) -> CanarySet | None:
+    """Those of the training that was done, whatever is asked for now."""
+    receipt = Receipt.read(run.folder("train") / RECEIPT)
+    count = receipt.settings.get("train.canaries", 0) if receipt else 0
+    return CanarySet(train, count, receipt.settings["run.seed"]) if count else None
 
 
 def _draw_pairs(evidence: Evidence, findings: Sequence[Finding], folder: Path) -> None:

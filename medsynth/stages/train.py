@@ -20,6 +20,7 @@ import torch
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from medsynth import distributed
+from medsynth.canaries import CanarySet
 from medsynth.cohort import Cohort, Header
 from medsynth.data.loader import CohortData, Layout
 from medsynth.diffusion.checkpoint import save_denoiser
@@ -108,7 +109,8 @@ def work(run: Run, folder: Path) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and loggers, which are chosen here
-        data = CohortData(cohort, layout=layout, rank=distributed.rank(), seed=seed)
+        canaries = CanarySet(cohort.split("train"), run.settings.train.canaries, seed)
+        data = CohortData(cohort, layout=layout, rank=distributed.rank(), seed=seed, canaries=canaries)
         fitting.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if fitting.is_global_zero:
         with ema.swapped(denoiser):

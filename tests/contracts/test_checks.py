@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from medsynth.audit.finding import Check, Evidence, Finding
 from medsynth.audit.level import LEVELS
+from medsynth.canaries import CanarySet
 from medsynth.deidentify import burned_in
 from medsynth.io.identifiers import write_identifiers
 from tests.make_evidence import cohort_of, images_of, make_evidence
@@ -54,7 +55,11 @@ def evidence(folder: Path, name: str, leak: bool) -> Evidence:
             pictures = [burn(each, "SMITH, JOHN M\nID 4711", size=13, contrast=200, place=(4, 4)) for each in pictures]
         arrays = np.stack([each.T[::-1, ::-1] / np.float32(127.5) - 1 for each in pictures])
         made = replace(made, synthetic=cohort_of(folder / "pictures", "synthetic", arrays))
-    return replace(made, folders=(leaving,), identifiers=folder / "identifiers.json", key=KEY)
+    canaries = CanarySet(made.train, 60, 0)
+    if name == "canaries" and leak:
+        arrays = np.stack([canaries.image(number)[0] for number in canaries.inserted])
+        made = replace(made, synthetic=cohort_of(folder / "canaries", "synthetic", arrays))
+    return replace(made, canaries=canaries, folders=(leaving,), identifiers=folder / "identifiers.json", key=KEY)
 
 
 def bytes_of(finding: Finding) -> str:
@@ -82,6 +87,6 @@ def test_without_what_it_needs_it_says_that_nothing_is_known(
 ) -> None:
     looked_at = evidence(tmp_path, name, leak=True)
     monkeypatch.setattr(burned_in, "is_installed", lambda: False)
-    finding = check(replace(looked_at, holdout=looked_at.holdout.where(()), key=None))
+    finding = check(replace(looked_at, holdout=looked_at.holdout.where(()), key=None, canaries=None))
     assert finding.verdict == "inconclusive"
     assert (finding.value, finding.interval) == (None, None)
