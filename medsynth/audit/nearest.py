@@ -73,8 +73,11 @@ class References:
         return firsts[np.linspace(0, len(firsts) - 1, min(count, len(firsts))).round().astype(int)]
 
     def by_subject(self, table: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best case of each subject, ``(query, subject)``: score and row. A query's own subject gets minus infinity."""
-        table = table[:, self.order]
+        """The best case of each subject, ``(query, subject)``: score and row. A query's own subject gets minus infinity.
+
+        Where nothing varies, as in a mode of a volume of a few slices, there is no correlation (NaN), and the score is 0.
+        """
+        table = np.where(np.isnan(table), 0.0, table)[:, self.order]
         best = np.maximum.reduceat(table, self.starts, axis=1)
         counts = np.diff([*self.starts, len(self.order)])
         place = np.where(table == np.repeat(best, counts, axis=1), np.arange(len(self.order)), len(self.order))

@@ -9,11 +9,11 @@ from medsynth.audit.rates import clopper_pearson
 def share_of(cohort: str, cases: int, findings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What one release adds: its cases, the upper bound of their rate of copies, and the near-exact copies found.
 
-    Where nobody searched for copies the bound is 1 and the count None: a release in spite of its evidence counts too.
+    A bound that did not pass is none: then it is 1. Where nobody searched at all, the count is None too.
     """
     search = next((finding for finding in findings if finding["check"] == "memorization" and finding["interval"]), None)
     hard = search["details"].get("hard_copies") if search else None
-    upper = search["interval"][1] if search else 1.0
+    upper = search["interval"][1] if search and search["verdict"] == "pass" else 1.0
     return {"synthetic": cohort, "cases": cases, "copies_upper": upper, "hard_copies": hard["count"] if hard else None}
 
 

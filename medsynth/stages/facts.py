@@ -18,7 +18,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from medsynth import __version__
+from medsynth.audit import ledger
 from medsynth.audit.level import LEVELS
+from medsynth.audit.together import share_of, together
 from medsynth.cohort import SPLITS, Cohort, sha256_of
 from medsynth.conditions import Attribute
 from medsynth.errors import MedsynthError
@@ -52,6 +54,7 @@ class Story:
     synthetic: Cohort
     findings: Mapping[str, Any]
     looks: Sequence[Mapping[str, Any]]
+    released: Sequence[Mapping[str, Any]]  # earlier, of the same training set
     metrics: Mapping[str, Any]
     receipts: Mapping[str, Receipt]
     rejected: Sequence[Mapping[str, Any]] = ()
@@ -85,12 +88,14 @@ def read(root: Path) -> Story:
                 f"{path} was changed after '{stage}' had finished. Delete the folder {path.parent} and run 'medsynth {stage}' again."
             )
     denoiser = root / "train" / "denoiser" / "denoiser.yaml"
+    findings = json.loads((root / "audit" / "findings.json").read_text(encoding="utf-8"))
     return Story(
         root=root,
         real=Cohort.read(root / "prepare" / "cohort.jsonl"),
         synthetic=Cohort.read(root / "sample" / "cohort.jsonl"),
-        findings=json.loads((root / "audit" / "findings.json").read_text(encoding="utf-8")),
+        findings=findings,
         looks=json.loads((root / "audit" / "looks.json").read_text(encoding="utf-8")),
+        released=ledger.releases(root.parent / ledger.LEDGER, findings["train"]),
         metrics=json.loads((root / "evaluate" / "metrics.json").read_text(encoding="utf-8")),
         receipts=receipts,
         unfiltered=_unfiltered(root / "sample"),
@@ -135,6 +140,7 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         "looks": [
             {"digest": look["synthetic"][:12], **{name: look[name] for name in ("level", "checks", "verdict")}} for look in story.looks
         ],
+        "released": _released(story),
         "scores": scores,
         "groups": [_score(row) for row in story.metrics.get("groups", [])],
         "baselines": _baselines(story.metrics.get("baselines", []), scores),
@@ -173,6 +179,13 @@ def _filtered(story: Story) -> dict[str, Any] | None:
         return None
     rows = [{name: finding[name] for name in ("check", "verdict", "why", "required")} for finding in story.unfiltered["findings"]]
     return {"rejected": len(story.synthetic.header.rejected), "verdict": story.unfiltered["verdict"], "findings": rows}
+
+
+def _released(story: Story) -> dict[str, Any]:
+    """With this cohort, if it is released: all that will have left of this training set."""
+    shares = [share for share in story.released if share["synthetic"] != story.synthetic.digest]
+    shares.append(share_of(story.synthetic.digest, len(story.synthetic), story.findings["findings"]))
+    return together(shares, told=len(story.looks), taken=len(story.looks))
 
 
 def _finding(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Question:
 QUESTIONS = (
     Question(
         name="Direct identifiers",
-        text="Does a file name, a header, a text or a picture name a person, or show a face?",
+        text="Does a file name, a header, a text or the writing in a picture name a person?",
         source="ISO 25237; DICOM PS3.15 Annex E; NIST SP 800-188",
         checks=("identifiers", "pixels"),
     ),
@@ -37,7 +37,7 @@ QUESTIONS = (
         name="Singling out",
         text="Can an image of one real person be found in the cohort, copied or nearly so?",
         source="WP216 (singling out); EDPB Opinion 28/2024 (regurgitation, extraction)",
-        checks=("memorization", "canaries"),
+        checks=("memorization", "confirmation", "canaries"),
     ),
     Question(
         name="Membership",
@@ -58,13 +58,14 @@ QUESTIONS = (
         checks=("linkage",),
     ),
 )
-STRENGTHEN = ("canaries", "membership_model")  # about the model: without them an answer about the cohort is whole
+STRENGTHEN = ("canaries", "confirmation", "membership_model")  # without them an answer about the cohort is whole
 # What a check does, in a line; a check that is not here is told by its finding alone.
 MEANS = {
     "identifiers": "Every name and byte that leaves is searched for every identifier of the real headers; planted ones must be found.",
     "memorization": "Every synthetic image is compared with every training image, turned, mirrored, shifted, cropped and re-contrasted; "
     "planted copies must be found, and held-out people must not be.",
-    "pixels": "The synthetic images themselves are searched for text and faces.",
+    "pixels": "The synthetic images are read for writing; text written into them on purpose must be found. Faces are not looked for.",
+    "confirmation": "Another kind of search for copies, whose verdict counts where copies were rejected and drawn anew.",
     "canaries": "Cases that are nobody's were put among the training data, and are looked for in what the model makes.",
     "membership_cohort": "An attack with the cohort alone guesses who was trained on, among training and held-out people.",
     "membership_model": "The same with the model in hand, for the case that its weights are released.",

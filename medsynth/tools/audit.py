@@ -54,8 +54,9 @@ def perform(arguments: Sequence[str]) -> None:
     if strange := [argument for argument in others if not argument.startswith(TAKEN)]:
         raise SettingsError(f"{strange[0]}: an audit of folders takes audit.level, check, data.* and run.seed. See medsynth audit --help.")
     settings = parse(Settings, own)
-    cfg = config.compose(others)
     given = [argument.partition("=")[0] for argument in others]
+    follows = ["data.size=[1,1,1]"] if "data.dims=3" in others and "data.size" not in given else []  # from the images; a stage would ask
+    cfg = config.compose([*others, *follows])
     run(settings, config.values(cfg), config.build(cfg, ["check"])["check"], given)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medsynth.audit import ledger
 from medsynth.cohort import SPLITS, Cohort
 from medsynth.errors import MedsynthError
 from medsynth.io.pseudonyms import load_key, pseudonym
@@ -55,3 +56,6 @@ def _tell(root: Path, split: str, count: int) -> None:
     if "release" in done:
         cohort = Cohort.read(root / "sample" / "cohort.jsonl")
         print(f"  released: {root / 'release'}, {len(cohort)} synthetic cases, cohort {cohort.digest[:12]}")
+    train = Cohort.read(root / "prepare" / "cohort.jsonl").split("train").digest
+    if shares := ledger.releases(root.parent / ledger.LEDGER, train):
+        print(f"  of this training set in all: {len(shares)} released cohorts, {sum(share['cases'] for share in shares)} cases")

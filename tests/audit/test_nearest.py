@@ -140,3 +140,10 @@ def test_magnifying_a_ramp_gives_a_shallower_ramp() -> None:
 def test_pooling_averages_blocks_and_drops_the_rest() -> None:
     images = np.arange(2 * 7 * 4, dtype=np.float32).reshape(2, 7, 4)
     assert pooled(images, (2, 2)) == pytest.approx(images[:, :6].reshape(2, 3, 2, 2, 2).mean((2, 4)))
+
+
+def test_a_view_in_which_nothing_varies_tells_nothing_and_stops_nothing() -> None:
+    references = References(images=np.zeros((3, 4, 4), np.float32), groups=np.array([0, 0, 1]), subjects=np.array([0, 0, 1]))
+    score, row = references.by_subject(np.array([[np.nan, 0.4, np.nan], [np.nan, np.nan, 0.2]]), np.array([-1, 1]))
+    np.testing.assert_array_equal(score, [[0.4, 0.0], [0.0, -np.inf]])
+    np.testing.assert_array_equal(row, [[1, 2], [0, 2]])

@@ -6,7 +6,7 @@ import pytest
 from medsynth.audit.rates import clopper_pearson
 from medsynth.audit.together import share_of, together
 
-SEARCH = {"check": "memorization", "interval": [0.0, 0.02], "details": {"hard_copies": {"count": 1}}}
+SEARCH = {"check": "memorization", "verdict": "pass", "interval": [0.0, 0.02], "details": {"hard_copies": {"count": 1}}}
 
 
 def test_by_hand() -> None:
@@ -22,6 +22,12 @@ def test_a_cohort_that_nobody_searched_may_be_copies_alone(findings: list) -> No
     found = together([share_of("a", 90, [SEARCH]), share_of("b", 10, findings)], told=1, taken=1)
     assert found["copies"]["upper"] == pytest.approx(0.9 * 0.02 + 0.1)
     assert found["hard_copies"] is None
+
+
+@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
+def test_a_bound_that_did_not_pass_is_none(verdict: str) -> None:
+    found = together([share_of("a", 50, [{**SEARCH, "verdict": verdict}])], told=1, taken=1)
+    assert (found["copies"]["upper"], found["hard_copies"]["count"]) == (1.0, 1)
 
 
 def test_after_twenty_releases_no_confidence_is_left() -> None:

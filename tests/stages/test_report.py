@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medsynth.audit import ledger
 from medsynth.audit.level import LEVELS
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.errors import MedsynthError
@@ -83,6 +84,7 @@ def findings(verdict: str, level: str) -> dict:
     )
     return {
         "level": LEVELS[level].as_json(),
+        "train": "c" * 64,
         "verdict": verdict,
         "unit": "subject",
         "findings": [identifiers, memorization, finding("small_cells", "inconclusive", required=False)],
@@ -374,6 +376,15 @@ def test_no_path_of_the_source_is_on_any_page(passed):
         content = (passed / "report" / name).read_text(encoding="utf-8")
         assert "/archive" not in content
         assert str(passed.parent) not in content
+
+
+def test_cohorts_that_left_before_are_counted_with_this_one(tmp_path):
+    root = make_run(tmp_path / "run")
+    share = {"synthetic": "A", "cases": 80, "copies_upper": 0.05, "hard_copies": 0}
+    ledger.write(tmp_path / ledger.LEDGER, {"train": "c" * 64, "synthetic": "A", "released": share})
+    page = (make_report(root) / "index.html").read_text(encoding="utf-8")
+    assert "2 cohorts of 100 images in all will have left of this training set" in page
+    assert "at least 90 % confidence" in page
 
 
 def test_the_shareable_copy_knows_no_patient(passed):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medsynth.audit import ledger
 from medsynth.cli import main
 from medsynth.cohort import Cohort
 from medsynth.io.pseudonyms import load_key, pseudonym
@@ -29,10 +30,13 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_the_runs_of_a_person_are_named_with_their_use(runs: Path, capsys: pytest.CaptureFixture):
+    train = Cohort.read(runs / "a/prepare/cohort.jsonl").split("train").digest
+    for cohort, cases in (("A", 30), ("B", 12)):  # released, of runs whose folders are gone
+        ledger.write(runs / ledger.LEDGER, {"train": train, "synthetic": cohort, "released": {"cases": cases}})
     assert main(["trace", PERSON, f"runs={runs}", f"key={runs.parent}/key"]) == 0
     said = capsys.readouterr().out
     assert f"{runs}/a: 1 case, train" in said
-    assert "made from it: train\n" in said
+    assert "made from it: train\n  of this training set in all: 2 released cohorts, 42 cases\n" in said
     assert f"{runs}/b: 1 case, holdout" in said
     assert f"{runs}/c" not in said
 
