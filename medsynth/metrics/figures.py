@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from medsynth.metrics.anatomy import label_volumes
 from medsynth.metrics.intensity import histograms, radial
 from medsynth.metrics.score import Sample, Score
 
@@ -35,6 +36,25 @@ def power_spectra(samples: Mapping[str, Sample], path: Path) -> None:
             low, high = np.percentile(logs, (5, 95), axis=0)
             axes.fill_between(frequency, 10**low, 10**high, color=COLOURS[name], alpha=0.15, lw=0, label="90 % of held-out cases")
     axes.set_yscale("log")
+    _save(figure, axes, path)
+
+
+def structures(samples: Mapping[str, Sample], path: Path) -> None:
+    """Volumes of each label, a violin a cohort. The outer twentieths are cut off: they would show single persons."""
+    labels = np.setdiff1d(np.unique(samples["train"].masks), [0])
+    unit = "mL" if samples["train"].masks.ndim == 4 else "cm²"
+    figure, axes = _figure("Structures", "label", unit)
+    for k, (name, sample) in enumerate(samples.items()):
+        volumes = label_volumes(sample.masks, labels, tuple(sample.spacing))
+        middle = [np.clip(v, *np.percentile(v, (5, 95))) for v in volumes.T]
+        places = np.arange(len(labels)) + 0.27 * (k - 1)
+        # a cohort in which a structure never varies has no density, only a place
+        varied = [i for i, v in enumerate(middle) if np.ptp(v) > 1e-9]
+        if varied:
+            for body in axes.violinplot([middle[i] for i in varied], places[varied], widths=0.25, showextrema=False)["bodies"]:
+                body.set(facecolor=COLOURS[name], alpha=0.55)
+        axes.plot(places, [np.median(v) for v in volumes.T], "s", color=COLOURS[name], ms=4, label=name)
+    axes.set_xticks(range(len(labels)), [str(label) for label in labels])
     _save(figure, axes, path)
 
 

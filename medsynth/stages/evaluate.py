@@ -70,6 +70,8 @@ def work(run: Run, folder: Path) -> None:
     if all(len(sample) for sample in samples.values()):
         figures.intensity_histograms(samples, folder / "figures" / "intensity.png")
         figures.power_spectra(samples, folder / "figures" / "power_spectrum.png")
+    if all(len(sample) and sample.masks is not None for sample in samples.values()):
+        figures.structures(samples, folder / "figures" / "structures.png")
     if any(row.status == "ok" for row in scores):
         figures.forest(scores, folder / "figures" / "scores.png")
     counts = {
@@ -108,6 +110,7 @@ def _features(cohorts: Mapping[str, Cohort], extractors: Mapping[str, Extractor]
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         arrays = {f"{name}/{cohort}": values for cohort, each in found.items() for name, values in each.items()}
+        arrays |= {f"cases/{key}": np.array([case.id for case in cohort]) for key, cohort in cohorts.items()}
         np.savez(file, made_from=np.array(made_from), **arrays)
     partial.replace(path)
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from medsynth import __version__
@@ -24,6 +25,8 @@ from medsynth.audit.together import share_of, together
 from medsynth.cohort import SPLITS, Cohort, sha256_of
 from medsynth.conditions import Attribute
 from medsynth.errors import MedsynthError
+from medsynth.metrics.embedding import squared_distances, standardised
+from medsynth.metrics.score import NotApplicable, Sample
 from medsynth.receipt import RECEIPT, Receipt
 from medsynth.stages.rejection import VERDICT
 from medsynth.tracking import PRIVATE
@@ -42,6 +45,7 @@ USE = {
     "holdout": "control of the audit, reference of the quality",
 }
 SHOWN = ("pairs", "recall", "histogram", "short", "copies")  # details that the page tells in other ways than by their numbers
+EXTREMES = {2: 12, 3: 4}  # worst and best cases shown, by dimensions
 LIBRARIES = ("torch", "monai", "lightning", "numpy", "scipy", "scikit-learn", "pydicom", "nibabel")
 
 
@@ -62,6 +66,7 @@ class Story:
     model: Mapping[str, Any] = field(default_factory=dict)
     previews: Sequence[Path] = ()
     plots: Sequence[Path] = ()
+    way: Mapping[str, np.ndarray] = field(default_factory=dict)  # what a sampler saw, see medsynth.stages.sample
     unfiltered: Mapping[str, Any] | None = None  # the findings on the cohort before its copies were rejected
 
     @property
@@ -104,6 +109,7 @@ def read(root: Path) -> Story:
         model=OmegaConf.to_container(OmegaConf.load(denoiser)) if denoiser.is_file() else {},
         previews=sorted((root / "train" / "previews").glob("*.png")),
         plots=sorted((root / "evaluate" / "figures").glob("*.png")),
+        way=_arrays(root / "sample" / "trajectory.npz"),
     )
 
 
@@ -112,6 +118,7 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
     header, level, verdict = story.real.header, story.findings["level"], story.verdict
     findings = [_finding(row) for row in story.findings["findings"]]
     scores = [_score(row) for row in story.metrics["scores"]]
+    extremes = _extremes(story)
     required = [finding["verdict"] for finding in findings if finding["required"]]
     compared = [score["as_good"] for score in scores if score["as_good"] is not None]
     # The demo level shows that the machinery runs: nobody may mistake the page for protection.
@@ -144,9 +151,10 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         "scores": scores,
         "groups": [_score(row) for row in story.metrics.get("groups", [])],
         "baselines": _baselines(story.metrics.get("baselines", []), scores),
-        "not_computed": [
-            row if isinstance(row, Mapping) else {"name": str(row), "reason": ""} for row in story.metrics.get("not_computed", [])
-        ],
+        "sanity": _sanity(story.metrics.get("sanity", [])),
+        "extremes": extremes,
+        "steps": _steps(story.way),
+        "not_computed": _not_computed(story, extremes),
         "conditions": _conditions(story),
         # its description repeats the cohort's header, with the training set's extreme values
         "model": _flat({name: part for name, part in story.model.items() if name != "description"}),
@@ -282,6 +290,86 @@ def _baselines(rows: Sequence[Mapping[str, Any]], scores: Sequence[Mapping[str, 
     return {"names": names, "rows": table} if table else None
 
 
+def _sanity(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """One row a score, one column a defect that was injected; the cells say whether the score sees it."""
+    defects = list(dict.fromkeys(row["defect"] for row in rows))
+    sees = {(row["name"], row["features"], row["defect"]): row["sees"] for row in rows}
+    scores = list(dict.fromkeys((row["name"], row["features"]) for row in rows))
+    table = [{"name": name, "features": space, "cells": [sees.get((name, space, d)) for d in defects]} for name, space in scores]
+    return {"defects": defects, "rows": table} if table else None
+
+
+def _extremes(story: Story) -> dict[str, Any] | None:
+    """The synthetic cases farthest from and nearest to a real one, by the distance to their nearest held-out case in the evaluation's first
+    feature space: to people that the model has not seen, so that a copy is no best case. ``usual`` is a training case's median distance.
+    """
+    kept = _arrays(story.root / "evaluate" / "features.npz")
+    spaces = sorted({name.partition("/")[0] for name in kept if "/" in name} - {"cases"})
+    if not spaces or "cases/synthetic" not in kept or not len(kept["cases/holdout"]) or not len(kept["cases/train"]):
+        return None
+    samples = {
+        cohort: Sample(
+            images=np.zeros((len(kept[f"cases/{cohort}"]), 0)), features={"": values}, subjects=kept[f"cases/{cohort}"], spacing=()
+        )
+        for cohort in ("train", "holdout", "synthetic")
+        for values in [kept[f"{spaces[0]}/{cohort}"]]
+    }
+    try:
+        train, pool, _ = standardised(samples["train"], [samples["holdout"], samples["synthetic"]], "")
+    except NotApplicable:
+        return None
+    holdout, synthetic = np.split(pool, [len(samples["holdout"])])
+    usual = float(np.median(_nearest(train, holdout)))
+    distance = _nearest(synthetic, holdout) / max(usual, 1e-12)
+    order = np.argsort(distance, kind="stable")
+    count = min(EXTREMES[story.real.header.dims], len(order) // 2)
+
+    def rows(chosen: np.ndarray) -> list[dict[str, Any]]:
+        return [{"case": str(kept["cases/synthetic"][i]), "distance": float(f"{distance[i]:.4g}")} for i in chosen]
+
+    return {"features": spaces[0], "worst": rows(order[::-1][:count]), "best": rows(order[:count])}
+
+
+def _nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Each row's distance to its nearest of ``y``."""
+    return np.sqrt(squared_distances(x, y).min(axis=1))
+
+
+def _steps(way: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Numbers of sampling steps, and by how much of the window the images differ from those of twice the steps that were taken."""
+    return [{"steps": int(n), "error": float(e) / 2} for n, e in zip(way["steps"], way["errors"], strict=True)] if way else []
+
+
+def _not_computed(story: Story, extremes: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Everything that this page could show and does not, with the reason."""
+    rows = [row if isinstance(row, Mapping) else {"name": str(row), "reason": ""} for row in story.metrics.get("not_computed", [])]
+    rows += [
+        {"name": f"{score['name']}{' on ' + score['features'] if score['features'] else ''}", "reason": score["reason"]}
+        for score in story.metrics["scores"]
+        if score["status"] == "absent"
+    ]
+    steps = (
+        "the sampler draws fresh noise at every step, so other steps give other images"
+        if story.way
+        else "the sampling kept no record of it"
+    )
+    for name, there, reason in (
+        ("worst and best cases", extremes, "the evaluation kept no features of single cases, or nobody was held out"),
+        ("what each score can see", story.metrics.get("sanity"), "the evaluation injected no defects into held-out images"),
+        (
+            "utility for another model",
+            (story.root / "utility" / "utility.json").is_file(),
+            "no classifier or segmenter was trained on the cohort",
+        ),
+        ("the sampler's way", len(story.way), "the sampling kept no record of it"),
+        ("quality against sampling steps", _steps(story.way), steps),
+        ("quality against training steps", None, "weights of the last step alone are kept; section 7 has the loss at every step"),
+    ):
+        if not there:
+            rows.append({"name": name, "reason": reason})
+    return rows
+
+
 def _conditions(story: Story) -> list[dict[str, Any]]:
     """How often each class occurs, or the quarter points of a continuous attribute, in training and in the synthetic cohort."""
     tables = []
@@ -361,6 +449,13 @@ def _is_path(value: Any) -> bool:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as kept:
+        return {name: kept[name] for name in kept.files}
 
 
 def _version(library: str) -> str | None:

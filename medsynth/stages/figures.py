@@ -77,7 +77,7 @@ def curves(panels: Sequence[tuple[str, str, str, Mapping[str, tuple[Sequence[flo
         figure = Figure(figsize=(4.6 * len(panels), 3.1), layout="constrained")
         for axes, (title, x_label, y_label, lines) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
             for (name, (x, y)), colour in zip(lines.items(), np.resize(LEVELS, len(lines)), strict=True):
-                axes.plot(x, y, color=str(colour), label=name, lw=1.4, marker="o" if len(x) < 3 else None, ms=4)
+                axes.plot(x, y, color=str(colour), label=name, lw=1.4, marker="o" if len(x) < 6 else None, ms=4)
             axes.set(title=title, xlabel=x_label, ylabel=y_label)
             if log and all(v > 0 for _, y in lines.values() for v in y):
                 axes.set_yscale("log")
@@ -100,6 +100,47 @@ def histograms(panels: Sequence[tuple[str, str, Mapping[str, tuple[Sequence[floa
                 axes.axvline(x, color=RED, lw=1.2, ls=str(dashes), label=name)
             axes.set(title=title, xlabel=x_label, ylabel="share of images")
             axes.legend(fontsize=7.5)
+        return _bytes(figure)
+
+
+def bars(title: str, x_label: str, values: Mapping[str, float]) -> bytes:
+    """Horizontal bars from zero, the first on top."""
+    with _styled():
+        figure = Figure(figsize=(7.5, 0.9 + 0.2 * len(values)), layout="constrained")
+        axes = figure.subplots()
+        sizes = list(values.values())
+        axes.barh(range(len(values)), sizes, color=[ORANGE if size > 0 else BLUE for size in sizes], height=0.7)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.tick_params(axis="y", labelsize=7.5, length=0)
+        axes.invert_yaxis()
+        axes.axvline(0, color=INK, lw=0.8)
+        axes.grid(axis="y", visible=False)
+        axes.set(title=title, xlabel=x_label)
+        return _bytes(figure)
+
+
+def ways(sigmas: np.ndarray, noisy: np.ndarray, expected: np.ndarray, spacing: Sequence[float]) -> bytes:
+    """From noise to image, one column a noise level: above what the sampler holds, below what the denoiser expects at its end.
+
+    ``noisy`` and ``expected`` are slices in model units, ``(case, level, x, y)``; the noisy ones are divided by ``sqrt(1 + sigma^2)``, so
+    that their grey values stay in the window.
+    """
+    scaled = noisy.astype(np.float32) / np.sqrt(1 + sigmas[:, None, None] ** 2)
+    rows = [row for pair in zip(scaled, expected, strict=True) for row in pair]
+    with _styled():
+        figure = Figure(figsize=(9.6, 0.35 + 0.94 * len(rows)))
+        places = figure.subplots(len(rows), len(sigmas), squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.06})
+        figure.subplots_adjust(left=0.075, right=0.995, top=1 - 0.3 / (0.35 + 0.94 * len(rows)), bottom=0.005)
+        for r, (axes_of_row, images) in enumerate(zip(places, rows, strict=True)):
+            for axes, image, sigma in zip(axes_of_row, images, sigmas, strict=True):
+                axes.imshow(picture(np.asarray(image, np.float32), spacing), cmap="gray", vmin=0, vmax=255)
+                axes.set_xticks([])
+                axes.set_yticks([])
+                axes.grid(visible=False)
+                if r == 0:
+                    axes.set_title(f"{sigma:.2g}", fontsize=8, fontweight="normal", loc="center", pad=3)
+            axes_of_row[0].set_ylabel("expected" if r % 2 else "noisy", fontsize=8)
+        figure.text(0.005, 0.995, "sigma", fontsize=8, va="top", color=INK)
         return _bytes(figure)
 
 

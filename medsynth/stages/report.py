@@ -2,8 +2,8 @@
 
 Writes ``index.html`` (stays inside: real images beside synthetic ones, the nearest pairs), ``report.json`` (the same rows) and, only where
 the audit's verdict is "pass", ``shareable.html``, which is given no real pixel, no pair and no case's id at all. The pages are
-self-contained: styles and pictures are inline, there is no script and no address. Words live in ``report.html.j2``, numbers come from
-`facts`, pictures from `figures`.
+self-contained: styles and pictures are inline, there is no address, and no script but the viewer of volumes. Words live in
+``report.html.j2``, numbers come from `facts`, pictures from `figures`, volumes to turn from `viewer`.
 """
 
 import base64
@@ -21,6 +21,7 @@ from medsynth.errors import MedsynthError
 from medsynth.rng import generator_for
 from medsynth.stages import Run, figures
 from medsynth.stages.facts import Story, facts_of, read
+from medsynth.stages.viewer import viewer
 
 TEMPLATE = "report.html.j2"
 GRID = {2: 36, 3: 8}  # cases in a grid, by dimensions
@@ -35,7 +36,7 @@ def work(run: Run, folder: Path) -> None:
     story, seed = read(run.root), run.settings.run.seed
     facts = facts_of(story, seed)
     plots = plots_of(story, facts)
-    pictures = pictures_of(story, seed)
+    pictures = pictures_of(story, facts, seed)
     page = {**facts, "plots": {name: _plot(png) for name, png in plots.items()}, "quality_plots": _quality_plots(story)}
     (folder / "figures").mkdir(exist_ok=True)
     for name, png in {**plots, "synthetic": figures.mosaic(_greys(story.synthetic, _lot(story.synthetic, seed, "synthetic")))}.items():
@@ -45,8 +46,8 @@ def work(run: Run, folder: Path) -> None:
     shareable = folder / "shareable.html"
     shareable.unlink(missing_ok=True)
     if story.verdict == "pass":
-        outside = {name: page[name] for name in page if name != "previews"} | _without_people(facts)
-        html = render({**outside, "inside": False, "pictures": _synthetic_only(pictures), "pairs": [], "previews": []})
+        without = {"pictures": _synthetic_only(pictures), "viewer": viewer_of(story, seed, inside=False)}
+        html = render({**page, **_without_people(facts), **without, "pairs": [], "previews": [], "way": None, "inside": False})
         refuse_people(html, story.real)
         _write(shareable, html.encode())
         run.tracker.artifact(shareable, "report")
@@ -55,9 +56,12 @@ def work(run: Run, folder: Path) -> None:
     content = {**facts, "shareable_sha256": sha256_of(shareable) if shareable.exists() else None}
     _write(folder / "report.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
     previews = [{"name": path.stem, "uri": _uri(path.read_bytes())} for path in _evenly(story.previews, PREVIEWS)]
-    html = render(
-        {**page, "inside": True, "pictures": pictures, "pairs": pairs_of(story.findings, story.real, story.synthetic), "previews": previews}
-    )
+    within = {
+        "pictures": pictures,
+        "viewer": viewer_of(story, seed, inside=True),
+        "pairs": pairs_of(story.findings, story.real, story.synthetic),
+    }
+    html = render({**page, **within, "previews": previews, "way": way_of(story), "inside": True})
     _write(folder / "index.html", html.encode())
 
 
@@ -84,8 +88,8 @@ def amount(value: float | None, counts: bool) -> str:
 # Pictures
 
 
-def pictures_of(story: Story, seed: int) -> dict[str, Any]:
-    """Cases chosen by lot, real beside synthetic, over all and class by class of the first class attribute."""
+def pictures_of(story: Story, facts: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Cases chosen by lot, real beside synthetic, over all and class by class of the first class attribute; and the worst and the best."""
     train = story.real.split("train")
     classes = []
     for attribute in [a for a in story.real.header.conditions.attributes if a.values][:1]:
@@ -97,7 +101,32 @@ def pictures_of(story: Story, seed: int) -> dict[str, Any]:
         "real": _uris(_greys(train, _lot(train, seed, "real"))),
         "synthetic": _uris(_greys(story.synthetic, _lot(story.synthetic, seed, "synthetic"))),
         "classes": classes,
+        "extremes": _extremes(story, facts["extremes"]),
     }
+
+
+def _extremes(story: Story, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    cases = {case.id: case for case in story.synthetic}
+
+    def shown(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {"picture": _uri(figures.png(_grey(story.synthetic, case))), "distance": row["distance"]}
+            for row in rows
+            if (case := cases.get(row["case"]))
+        ]
+
+    return {"features": found["features"], "worst": shown(found["worst"]), "best": shown(found["best"])}
+
+
+def viewer_of(story: Story, seed: int, *, inside: bool) -> dict[str, Any] | None:
+    """The first volumes of the lot, to slice and turn: a real one beside a synthetic one, or the latter alone. Slices need no viewer."""
+    if story.real.header.dims == 2:
+        return None
+    train = story.real.split("train")
+    real = [("Real (training)", train, case) for case in _lot(train, seed, "real")[:1]] if inside else []
+    return viewer(real + [("Synthetic", story.synthetic, case) for case in _lot(story.synthetic, seed, "synthetic")[:1]])
 
 
 def pairs_of(findings: Mapping[str, Any], real_cohort: Cohort, synthetic_cohort: Cohort) -> list[dict[str, Any]]:
@@ -136,7 +165,26 @@ def plots_of(story: Story, facts: Mapping[str, Any]) -> dict[str, bytes]:
     ]
     if panels:
         plots["audit"] = figures.histograms(panels)
+    shifted = next((score["details"]["shifted"] for score in facts["scores"] if score["details"].get("shifted")), [])
+    if shifted:
+        plots["shifted"] = figures.bars("Texture features that moved most", "shift in standard deviations", _shifts(shifted))
+    if facts["steps"]:
+        n, errors = [row["steps"] for row in facts["steps"]], [row["error"] for row in facts["steps"]]
+        title = "Images against sampling steps"
+        plots["steps"] = figures.curves([(title, "sampling steps", "difference, share of the window", {"": (n, errors)})], log=True)
     return plots
+
+
+def way_of(story: Story) -> dict[str, Any] | None:
+    """The sampler's way from noise to image. What it passes through was not audited, so it is for the inside alone, like the previews."""
+    if not story.way:
+        return None
+    spacing = story.synthetic.header.spacing[:2]
+    return _plot(figures.ways(story.way["sigmas"], story.way["noisy"], story.way["expected"], spacing))
+
+
+def _shifts(shifted: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {row["feature"].replace("_", " "): row["d"] for row in shifted}
 
 
 def _training_panels(history: Sequence[Mapping[str, Any]]) -> list[tuple]:
@@ -228,6 +276,7 @@ def _without_people(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "findings": findings,
         "conditions": conditions,
+        "extremes": None,
         "groups": [row for row in facts["groups"] if row["subjects_real"] >= SMALL_CELL],
     }
 
@@ -237,12 +286,13 @@ def _synthetic_only(pictures: Mapping[str, Any]) -> dict[str, Any]:
         "real": [],
         "synthetic": pictures["synthetic"],
         "classes": [{**group, "real": []} for group in pictures["classes"]],
+        "extremes": pictures["extremes"],
     }
 
 
 def refuse_people(html: str, real: Cohort) -> None:
     """Fail where the page quotes a real case's id or subject: the last look before the shareable copy is written."""
-    words = set(re.findall(r"[\w-]+(?:\.[\w-]+)*", re.sub(r"data:image/png;base64,[\w+/=]+", "", html)))
+    words = set(re.findall(r"[\w-]+(?:\.[\w-]+)*", re.sub(r"[\w+/]{200,}", "", html)))
     people = {case.id for case in real} | set(real.subjects)
     # An id of one or two characters is a number on any page
     quoted = {person for person in people & words if len(person) > 2}

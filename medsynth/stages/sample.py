@@ -32,6 +32,7 @@ from medsynth.diffusion.denoiser import Denoiser
 from medsynth.diffusion.guidance import Guidance
 from medsynth.diffusion.sampling import Sampler, sample
 from medsynth.diffusion.schedule import Schedule
+from medsynth.diffusion.trajectory import Watched, step_errors
 from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
 from medsynth.io import nifti
 from medsynth.rng import generator_for, seed_for
@@ -40,6 +41,8 @@ from medsynth.training.hardware import device_for, one_thread_each, precision_fo
 
 JITTER = 0.05  # of a continuous attribute's training range: standard deviation of what is added to a drawn training value
 PREVIEWS = 24  # cases on the picture
+WATCHED, LEVELS = 3, 10  # cases that are drawn again for the report's look at the way there, and noise levels of it
+COMPARED = 2  # of these, drawn in other numbers of steps too: four times the cost of a case each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,7 @@ def work(run: Run, folder: Path) -> None:
     pictures = [figures.picture(cohort.pixels(case)[0], case.spacing) for case in shown]
     (folder / "preview.png").write_bytes(figures.mosaic(pictures, columns=6 if header.dims == 2 else 2))
     run.tracker.figure("samples", folder / "preview.png", synthetic=True)
+    _watch(job, plans[: max(1, min(WATCHED, len(plans) // 50))], folder / "trajectory.npz")
     cohort.write(manifest)
     run.tracker.metrics({"cases": len(cohort), "rejected": len(cohort.header.rejected)})
     run.tracker.dataset("synthetic", cohort.digest, len(cohort), "synthetic")
@@ -216,6 +220,40 @@ def finished(volumes: Path, each: Plan, header: Header) -> bool:
 def labelled(channels: np.ndarray, labels: Sequence[int]) -> np.ndarray:
     """A label map ``(*space)``, uint8, from one channel a label: the largest where it is positive, else 0 for background."""
     return np.where(channels.max(axis=0) > 0, np.array(labels)[channels.argmax(axis=0)], 0).astype(np.uint8)
+
+
+def _watch(job: Job, plans: Sequence[Plan], path: Path) -> None:
+    """Draw these cases again, and keep what the sampler saw of their (middle) slice and how other numbers of steps would have differed."""
+    if path.is_file():
+        return
+    denoiser, _ = load_denoiser(job.denoiser)
+    denoiser.to(job.device)
+
+    def draw_with(sampler: Sampler, steps: int, batch: Sequence[Plan] = plans[:COMPARED]) -> torch.Tensor:
+        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.bf16):
+            return torch.from_numpy(_images(denoiser, replace(job, sampler=sampler, steps=steps), batch))
+
+    def middle(x: torch.Tensor) -> torch.Tensor:
+        return x[0, 0] if x.ndim == 4 else x[0, 0, ..., x.shape[-1] // 2]
+
+    with one_thread_each(job.device):
+        errors = step_errors(draw_with, job.sampler, job.steps)
+        ways = []
+        for each in plans:
+            watched = Watched(sampler=job.sampler, cut=middle)
+            draw_with(watched, job.steps, [each])
+            ways.append(watched.levels(LEVELS))
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez(
+            file,
+            sigmas=np.array([sigma for sigma, _, _ in ways[0]]),
+            noisy=np.array([[x for _, x, _ in way] for way in ways], np.float16),
+            expected=np.array([[x for _, _, x in way] for way in ways], np.float16),
+            steps=np.array(list(errors), np.int64),
+            errors=np.array(list(errors.values())),
+        )
+    partial.replace(path)
 
 
 def _images(denoiser: Denoiser, job: Job, batch: Sequence[Plan]) -> np.ndarray:

@@ -252,7 +252,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
     @property
@@ -508,3 +508,67 @@ def test_the_page_that_may_leave_is_named_by_its_hash_in_what_the_receipt_binds(
     assert kept["shareable_sha256"] == sha256_of(passed / "report/shareable.html")
     failed = make_report(make_run(tmp_path / "run", verdict="fail"))
     assert json.loads((failed / "report.json").read_text())["shareable_sha256"] is None
+
+
+def keep_features(root: Path) -> None:
+    """What `evaluate` keeps of each case. Case 7 lies far from everybody, case 3 on a held-out case."""
+    real, synthetic = Cohort.read(root / "prepare/cohort.jsonl"), Cohort.read(root / "sample/cohort.jsonl")
+    parts = {"train": real.split("train"), "holdout": real.split("holdout"), "synthetic": synthetic}
+    generator = np.random.default_rng(0)
+    arrays = {f"cases/{name}": np.array([case.id for case in cohort]) for name, cohort in parts.items()}
+    arrays |= {f"texture/{name}": generator.standard_normal((len(cohort), 5)) for name, cohort in parts.items()}
+    arrays["texture/synthetic"][7] = 6
+    arrays["texture/synthetic"][3] = arrays["texture/holdout"][0]
+    np.savez(root / "evaluate/features.npz", made_from=np.array("x"), **arrays)
+
+
+def test_the_worst_case_is_the_farthest_from_the_held_out_and_the_best_the_nearest(tmp_path):
+    root = make_run(tmp_path / "run")
+    keep_features(root)
+    facts = facts_of(read(root), 0)["extremes"]
+    assert facts["worst"][0]["case"] == "syn-000007"
+    assert facts["best"][0] == {"case": "syn-000003", "distance": 0.0}
+    distances = [row["distance"] for row in facts["worst"]]
+    assert distances == sorted(distances, reverse=True)
+    make_report(root)
+    assert "The worst and the best of all 20" in page_of(root).text
+    outside = (root / "report/shareable.html").read_text(encoding="utf-8")
+    assert "The worst and the best" in outside
+    assert "syn-000007" not in outside
+
+
+def test_what_the_page_lacks_is_named_with_its_reason(tmp_path):
+    root = make_run(tmp_path / "run")
+    named = {row["name"] for row in facts_of(read(root), 0)["not_computed"]}
+    assert {"utility", "precision", "worst and best cases", "what each score can see", "the sampler's way"} <= named
+    keep_features(root)
+    assert "worst and best cases" not in {row["name"] for row in facts_of(read(root), 0)["not_computed"]}
+
+
+def test_the_way_from_noise_is_shown_inside_alone(tmp_path):
+    root = make_run(tmp_path / "run")
+    images = np.random.default_rng(0).standard_normal((2, 4, 16, 16)).astype(np.float16)
+    way = {"sigmas": np.array([20.0, 5, 1, 0.1]), "noisy": images, "expected": images / 2}
+    np.savez(root / "sample/trajectory.npz", **way, steps=np.array([3, 6, 12]), errors=np.array([0.2, 0.08, 0.02]))
+    make_report(root)
+    inside, outside = page_of(root), page_of(root, "shareable.html")
+    assert "From noise to image" in inside.text
+    assert "From noise to image" not in outside.text
+    assert "enough sampling steps" in outside.text
+    assert facts_of(read(root), 0)["steps"][-1] == {"steps": 12, "error": 0.01}
+
+
+def test_what_each_score_can_see_is_a_table_of_scores_by_defects(tmp_path):
+    root = make_run(tmp_path / "run")
+    rows = [
+        {"name": "kid", "features": "texture", "defect": "blur", "sees": True},
+        {"name": "kid", "features": "texture", "defect": "dropped class", "sees": False},
+        {"name": "coverage", "features": "convolutions", "defect": "blur", "sees": None},
+    ]
+    (root / "evaluate/metrics.json").write_text(json.dumps(metrics() | {"sanity": rows}))
+    sign(root)
+    make_report(root)
+    table = facts_of(read(root), 0)["sanity"]
+    assert table["defects"] == ["blur", "dropped class"]
+    assert [row["cells"] for row in table["rows"]] == [[True, False], [None, None]]
+    assert "sees it blind" in page_of(root).text

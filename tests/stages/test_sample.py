@@ -87,6 +87,18 @@ def test_samples_do_not_depend_on_the_number_of_processes(one_by_one, tmp_path, 
     assert content(drawn(root, tmp_path / "sample", batch=2, processes=processes)) == expected
 
 
+def test_the_watched_way_ends_at_the_case_that_was_drawn(flat, tmp_path):
+    folder = drawn(flat, tmp_path / "sample", batch=4)
+    cohort = Cohort.read(folder / "cohort.jsonl")
+    with np.load(folder / "trajectory.npz") as way:
+        assert way["noisy"].shape == way["expected"].shape == (1, len(way["sigmas"]), 17, 15)
+        assert (np.diff(way["sigmas"]) < 0).all()
+        image = np.clip(way["expected"][0, -1].astype(np.float32), -1, 1)
+    low, high = cohort.header.scale
+    # half a grey level of stored whole numbers, and half-precision numbers
+    np.testing.assert_allclose(image, cohort.pixels(cohort.cases[0])[0], atol=1.1 / (high - low) + 1e-3)
+
+
 def test_a_larger_cohort_begins_with_the_smaller_one(one_by_one, tmp_path):
     root, expected = one_by_one
     few = content(drawn(root, tmp_path / "sample", cases=4, batch=3))
