@@ -148,12 +148,13 @@ class Settings:
     sampler: Any = None
     guidance: Any = None
     optimizer: Any = None
+    privacy: Any = None
     trainer: Any = None
     check: Any = None
     metric: Any = None
 
 
-OBJECTS = ("source", "network", "process", "schedule", "sampler", "guidance", "optimizer", "trainer", "check", "metric")
+OBJECTS = ("source", "network", "process", "schedule", "sampler", "guidance", "optimizer", "privacy", "trainer", "check", "metric")
 FORMATS = ("nifti", "dicom", "bids")
 ALLOWED = ("medsynth.", "monai.networks.", "torch.optim.", "lightning.")  # what a _target_ may name
 

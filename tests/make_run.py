@@ -51,6 +51,7 @@ def make_run(root: Path, *, fit: dict | None = None, sampling: dict | None = Non
         "schedule": LogSNR(),
         "sampler": dpmpp_2m,
         "guidance": Guidance(),
+        "privacy": None,
         "optimizer": partial(torch.optim.AdamW, lr=1e-3, fused=True),
         "trainer": partial(Trainer, accelerator="cpu", devices=1, num_nodes=1),
     }

@@ -65,7 +65,7 @@ class Part:
     """One device's share of one step: ``indices`` into the cases, ``rows`` of the global batch that they are."""
 
     step: int
-    rows: range
+    rows: Sequence[int]
     indices: np.ndarray
     last: bool  # the optimiser steps after it
 
@@ -100,6 +100,31 @@ class StepSampler(Sampler[Part]):
             step += 1
 
 
+class SubjectSampler(Sampler[Part]):
+    """Parts of steps that draw every subject with the same chance, and one case of each (Poisson sampling, for differential privacy).
+
+    A step has ``layout.global_batch`` subjects on average, and may have none. Rows of a part are the subjects' numbers. Who is drawn
+    follows from ``secret`` and the step.
+    """
+
+    def __init__(self, *, subjects: Sequence[str], layout: Layout, rank: int, secret: int, first: Callable[[], int]) -> None:
+        self.cases: dict[str, list[int]] = {subject: [] for subject in sorted(set(subjects))}
+        for index, subject in enumerate(subjects):
+            self.cases[subject].append(index)
+        self.layout, self.rank, self.secret, self.first = layout, rank, secret, first
+
+    def __iter__(self) -> Iterator[Part]:
+        step, cases = self.first(), list(self.cases.values())
+        while True:
+            drawn = np.flatnonzero(generator_for(self.secret, "subjects", step).random(len(cases)) < self.layout.global_batch / len(cases))
+            parts = np.array_split(drawn, self.layout.parts)
+            for turn in range(self.layout.accumulate):
+                rows = parts[turn * self.layout.world_size + self.rank].tolist()
+                indices = [cases[row][generator_for(self.secret, "case", step, row).integers(len(cases[row]))] for row in rows]
+                yield Part(step, rows, np.array(indices, dtype=int), last=turn == self.layout.accumulate - 1)
+            step += 1
+
+
 class Rows(Dataset):
     """Whole batches of a cohort, read at once: rows of the cache by one fancy index of the memory map, anything else case by case.
 
@@ -131,6 +156,8 @@ class Rows(Dataset):
 
     def _stored(self, indices: np.ndarray) -> torch.Tensor:
         cases = [self.cohort.cases[i] for i in indices]
+        if not cases:
+            return torch.zeros((0, self.cohort.header.channels, *self.cohort.header.shape))
         if any(case.row is None for case in cases):
             return torch.from_numpy(np.stack([self.cohort.pixels(case) for case in cases]))
         images = self._gather(self.shards, "path", cases)
@@ -169,20 +196,32 @@ def _shards(cases: Sequence[Case], name: Callable[[Case], str | None]) -> Shards
 
 
 class CohortData(L.LightningDataModule):
-    """The training cases of a prepared cohort, with canaries if there are any, and its validation cases."""
+    """The training cases of a prepared cohort, with canaries if there are any, and its validation cases.
 
-    def __init__(self, cohort: Cohort, *, layout: Layout, rank: int, seed: int, canaries: CanarySet | None = None) -> None:
+    With a ``secret``, which seeds it, subjects are drawn by chance (`SubjectSampler`); each canary is then one more.
+    """
+
+    def __init__(
+        self, cohort: Cohort, *, layout: Layout, rank: int, seed: int, canaries: CanarySet | None = None, secret: int | None = None
+    ) -> None:
         super().__init__()
         self.train, self.validation = Rows(cohort.split("train"), canaries), Rows(cohort.split("validation"))
-        self.layout, self.rank, self.seed = layout, rank, seed
+        self.layout, self.rank, self.seed, self.secret = layout, rank, seed, secret
         if not len(self.train):
             raise SettingsError(
                 "The prepared cohort has no training case. Give the source more subjects, or data.splits.train a larger share."
             )
 
+    @property
+    def subjects(self) -> list[str]:
+        """The subject of each training row; a canary is one of its own."""
+        return [*self.train.cohort.subjects, *(f"canary {number}" for number in range(len(self.train.added)))]
+
     def train_dataloader(self) -> DataLoader:
-        sampler = StepSampler(
-            cases=len(self.train), layout=self.layout, rank=self.rank, seed=self.seed, first=lambda: self.trainer.global_step
-        )
+        place = {"layout": self.layout, "rank": self.rank, "first": lambda: self.trainer.global_step}
+        if self.secret is None:
+            sampler: Sampler[Part] = StepSampler(cases=len(self.train), seed=self.seed, **place)
+        else:
+            sampler = SubjectSampler(subjects=self.subjects, secret=self.secret, **place)
         # no workers: a fancy index of a memory map takes less time than handing a batch from one process to another
         return DataLoader(self.train, sampler=sampler, batch_size=None)

@@ -29,13 +29,15 @@ def datasheet(
     settings: Mapping[str, Any],
     training: Mapping[str, int],
     formats: Sequence[str],
+    privacy: Mapping[str, Any] | None = None,
     override: str = "",
     objections: Sequence[str] = (),
 ) -> str:
     """The datasheet as Markdown.
 
     ``source`` is the name, licence and terms of the real data; ``audit`` and ``metrics`` are what the release holds as ``audit.json`` and
-    ``metrics.json``; ``settings`` is flat and without paths; ``training`` counts the real ``cases`` and ``subjects`` learned from;
+    ``metrics.json``; ``settings`` is flat and without paths; ``training`` counts the real ``cases`` and ``subjects`` learned from; ``privacy`` is the
+    promise of differential privacy that the model was trained under, or None;
     ``override`` is the written reason for releasing in spite of the ``objections``.
     """
     parts = [
@@ -43,7 +45,7 @@ def datasheet(
         _override(override, objections),
         _what(cohort, formats),
         _terms(source),
-        _made(cohort, made_by, settings, training),
+        _made(cohort, made_by, settings, training, privacy),
         _proof(cohort, audit),
         _quality(metrics),
         _use(source, audit),
@@ -99,11 +101,24 @@ def _terms(source: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _made(cohort: Cohort, made_by: Provenance, settings: Mapping[str, Any], training: Mapping[str, int]) -> list[str]:
+def _made(
+    cohort: Cohort,
+    made_by: Provenance,
+    settings: Mapping[str, Any],
+    training: Mapping[str, int],
+    privacy: Mapping[str, Any] | None,
+) -> list[str]:
     unit = "subjects" if cohort.header.unit == "subject" else "images whose subjects are not known"
     rows = [
         ("Software", f"medsynth {made_by.version}"),
         ("Learned from", f"{training['cases']} real images of {training['subjects']} {unit}"),
+        (
+            "Differential privacy of the weights",
+            f"epsilon {_number(privacy['epsilon'])} at delta {_number(privacy['delta'])}, for any one {privacy['record']} of "
+            f"{privacy['records']} (DP-SGD, {privacy['steps']} steps)"
+            if privacy
+            else "none",
+        ),
         ("Model weights, SHA-256", f"`{made_by.weights}`"),
         ("Settings fingerprint of the sampling", f"`{made_by.fingerprint}`"),
     ]

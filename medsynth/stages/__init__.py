@@ -52,11 +52,11 @@ STAGES: Mapping[str, Stage] = {
         anew=True,
     ),
     "train": Stage(
-        settings=("run.seed", "network", "process", "optimizer", "train", "fit"),
+        settings=("run.seed", "network", "process", "optimizer", "privacy", "train", "fit"),
         neutral=("fit.device_batch", "fit.preview_every", "fit.checkpoint_every"),
         grows=("fit.steps",),
         needs=("prepare",),
-        objects=("network", "process", "optimizer", "trainer", "schedule", "sampler", "guidance"),
+        objects=("network", "process", "optimizer", "privacy", "trainer", "schedule", "sampler", "guidance"),
         outputs=("denoiser/weights.safetensors", "denoiser/denoiser.yaml"),
     ),
     "sample": Stage(

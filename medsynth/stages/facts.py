@@ -159,6 +159,7 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         # its description repeats the cohort's header, with the training set's extreme values
         "model": _flat({name: part for name, part in story.model.items() if name != "description"}),
         "training": _training(story),
+        "privacy": story.model.get("description", {}).get("privacy"),
         "source": [[name, value] for name, value in header.source.items() if value],
         "splits": [{"name": name, "use": USE[name], **_count(story.real, name)} for name in SPLITS],
         "rejected": _rejected(story.rejected),

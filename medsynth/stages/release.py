@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from medsynth import __version__
@@ -318,6 +319,7 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         settings=settings_told,
         training={"cases": len(train), "subjects": len(set(train.subjects))},
         formats=settings.formats,
+        privacy=_description(run).get("privacy"),
         override=reason,
         objections=[str(objection) for objection in objections],
     )
@@ -327,6 +329,11 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     if _page_sha256(run):
         shutil.copyfile(run.folder("report") / "shareable.html", folder / "report.html")
     return written
+
+
+def _description(run: Run) -> Mapping[str, Any]:
+    """What the denoiser says of itself."""
+    return OmegaConf.to_container(OmegaConf.load(run.folder("train") / "denoiser" / "denoiser.yaml")).get("description", {})
 
 
 def _check_case(cohort: Cohort, case: Case) -> None:

@@ -27,6 +27,7 @@ from medsynth.diffusion.checkpoint import save_denoiser
 from medsynth.diffusion.denoiser import Denoiser
 from medsynth.diffusion.sampling import sample
 from medsynth.errors import SettingsError
+from medsynth.io.pseudonyms import load_key
 from medsynth.rng import seed_for
 from medsynth.stages import Run, figures
 from medsynth.training.allocator import keep_freed_memory
@@ -35,6 +36,7 @@ from medsynth.training.ema import EMA
 from medsynth.training.hardware import device_for, precision_for
 from medsynth.training.module import DiffusionModule
 from medsynth.training.previews import Draw, Previews
+from medsynth.training.privacy import DifferentialPrivacy, PrivateModule
 from medsynth.training.progress import Progress
 from medsynth.training.validation import Validation
 
@@ -58,16 +60,23 @@ def work(run: Run, folder: Path) -> None:
     layout = Layout(global_batch=fit.global_batch, world_size=distributed.world_size(), device_batch=fit.device_batch)
     denoiser = new_denoiser(run, cohort.header)
     coarsest = [-(-n // run.objects["network"].reduction) for n in cohort.header.shape]
-    module = DiffusionModule(
-        denoiser,
-        run.objects["optimizer"],
-        layout=layout,
-        seed=seed,
-        warmup=fit.warmup,
-        clip=fit.clip,
-        dropout=fit.condition_dropout,
-        flips=fit.flips,
-    )
+    settings = {
+        "layout": layout,
+        "seed": seed,
+        "warmup": fit.warmup,
+        "clip": fit.clip,
+        "dropout": fit.condition_dropout,
+        "flips": fit.flips,
+    }
+    promise: DifferentialPrivacy | None = run.objects["privacy"]
+    budget, secret = None, None
+    if promise:
+        budget = promise.budget(records=len(set(cohort.split("train").subjects)), batch=fit.global_batch, steps=fit.steps)
+        secret = seed_for(load_key(run.settings.paths.key).hex(), "differential privacy", seed)
+        log.info("train: noise of %.3g times the clipping norm keeps epsilon below %g.", budget.noise, promise.epsilon)
+        module: DiffusionModule = PrivateModule(denoiser, run.objects["optimizer"], budget=budget, secret=secret, **settings)
+    else:
+        module = DiffusionModule(denoiser, run.objects["optimizer"], **settings)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = newest(folder / "checkpoints")
     history = History(folder / "history.jsonl", resumed_at=step_of(checkpoint) if checkpoint else 0)
@@ -109,12 +118,12 @@ def work(run: Run, folder: Path) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and loggers, which are chosen here
-        canaries = CanarySet(cohort.split("train"), run.settings.train.canaries, seed)
-        data = CohortData(cohort, layout=layout, rank=distributed.rank(), seed=seed, canaries=canaries)
+        data = CohortData(cohort, layout=layout, rank=distributed.rank(), seed=seed, canaries=canaries, secret=secret)
         fitting.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if fitting.is_global_zero:
         with ema.swapped(denoiser):
-            save_denoiser(folder / "denoiser", denoiser, description(cohort, seed=seed, steps=fitting.global_step))
+            told = {"privacy": budget.statement(fitting.global_step, cohort.header.unit)} if budget else {}
+            save_denoiser(folder / "denoiser", denoiser, description(cohort, seed=seed, steps=fitting.global_step) | told)
 
 
 def new_denoiser(run: Run, header: Header) -> Denoiser:

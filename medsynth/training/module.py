@@ -56,10 +56,6 @@ class DiffusionModule(L.LightningModule):
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """Augmented images, conditions with some dropped, noise levels and noise of these rows of this step."""
         x, condition, step, rows = batch["x"].float(), batch["condition"], batch["step"], batch["rows"]
-        # noise levels are drawn for the whole step at once: a process may spread them evenly over the batch
-        levels = self.denoiser.process.draw_sigma(
-            self.layout.global_batch, torch.Generator().manual_seed(seed_for(self.seed, "sigma", step))
-        )
         chances, noise = [], []
         for row in rows:
             generator = torch.Generator().manual_seed(seed_for(self.seed, "row", step, row))
@@ -71,7 +67,12 @@ class DiffusionModule(L.LightningModule):
             x = torch.where(mirrored, x.flip(2 + axis), x)
         if condition is not None:
             condition = condition * (chance[:, 0] >= self.dropout).to(x.device)[:, None]
-        return x, condition, levels[list(rows)].to(x.device), torch.stack(noise).to(x.device)
+        return x, condition, self.levels(step, rows).to(x.device), torch.stack(noise).to(x.device)
+
+    def levels(self, step: int, rows: Sequence[int]) -> Tensor:
+        """Noise levels of these rows, drawn for the whole step at once: a process may spread them evenly over the batch."""
+        generator = torch.Generator().manual_seed(seed_for(self.seed, "sigma", step))
+        return self.denoiser.process.draw_sigma(self.layout.global_batch, generator)[list(rows)]
 
     def configure_gradient_clipping(self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
         """Scale all gradients down to a norm of ``clip``, and let the guard see each tensor's own norm on the way."""
