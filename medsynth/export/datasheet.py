@@ -36,9 +36,9 @@ def datasheet(
     """The datasheet as Markdown.
 
     ``source`` is the name, licence and terms of the real data; ``audit`` and ``metrics`` are what the release holds as ``audit.json`` and
-    ``metrics.json``; ``settings`` is flat and without paths; ``training`` counts the real ``cases`` and ``subjects`` learned from; ``privacy`` is the
-    promise of differential privacy that the model was trained under, or None;
-    ``override`` is the written reason for releasing in spite of the ``objections``.
+    ``metrics.json``; ``settings`` is flat and without paths; ``training`` counts the real ``cases`` and ``subjects`` learned from;
+    ``privacy`` is the promise of differential privacy that the model was trained under, or None; ``override`` is the written reason for
+    releasing in spite of the ``objections``.
     """
     parts = [
         [f"# {name}: a synthetic {cohort.header.modality} cohort"],
