@@ -69,10 +69,11 @@ def work(run: Run, folder: Path) -> None:
         "flips": fit.flips,
     }
     promise: DifferentialPrivacy | None = run.objects["privacy"]
-    budget, secret = None, None
-    if promise:
-        budget = promise.budget(records=len(set(cohort.split("train").subjects)), batch=fit.global_batch, steps=fit.steps)
-        secret = seed_for(load_key(run.settings.paths.key).hex(), "differential privacy", seed)
+    secret = seed_for(load_key(run.settings.paths.key).hex(), "differential privacy", seed) if promise else None
+    canaries = CanarySet(cohort.split("train"), run.settings.train.canaries, seed)
+    data = CohortData(cohort, layout=layout, rank=distributed.rank(), seed=seed, canaries=canaries, secret=secret)
+    budget = promise.budget(records=len(set(data.subjects)), batch=fit.global_batch, steps=fit.steps) if promise else None
+    if budget:
         log.info("train: noise of %.3g times the clipping norm keeps epsilon below %g.", budget.noise, promise.epsilon)
         module: DiffusionModule = PrivateModule(denoiser, run.objects["optimizer"], budget=budget, secret=secret, **settings)
     else:
@@ -118,7 +119,6 @@ def work(run: Run, folder: Path) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's advice on workers and loggers, which are chosen here
-        data = CohortData(cohort, layout=layout, rank=distributed.rank(), seed=seed, canaries=canaries, secret=secret)
         fitting.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if fitting.is_global_zero:
         with ema.swapped(denoiser):
