@@ -10,11 +10,14 @@ import pytest
 
 from medsynth import config
 from medsynth.audit.finding import Evidence, Finding
+from medsynth.audit.identifiers import Identifiers
 from medsynth.audit.level import LEVELS
 from medsynth.audit.schema import faults_of
 from medsynth.cli import main
+from medsynth.errors import Refused
 from medsynth.io.nifti import write
 from medsynth.tools import audit
+from tests.make_dicom import save, slices
 from tests.make_evidence import images_of
 
 SHAPE = (20, 20)
@@ -196,3 +199,29 @@ def test_a_cohort_of_ours_gives_the_split_that_is_asked_for(tmp_path) -> None:
     settings = audit.Settings(synthetic=str(tmp_path / "made"), train=manifest, holdout=manifest, out=str(tmp_path / "out"), place="box")
     audit.run(settings, config.values(config.compose(["audit.level=demo", "data.workers=1"])), {"memorization": check})
     assert [len(cohort) for cohort in (seen[0].train, seen[0].holdout)] == [8, 6]
+
+
+def test_a_header_that_was_copied_from_a_real_patient_fails(tmp_path) -> None:
+    """Patients are told by their id, and what names one in a real header is looked for in the synthetic files."""
+    for name, count in (("train", 3), ("holdout", 2), ("made", 2)):
+        for i in range(count):
+            who = {"PatientID": f"{name.upper()}-00{i}71", "PatientName": f"{name}^merle"}
+            leak = {"PatientID": "TRAIN-00171"} if (name, i) == ("made", 1) else {}
+            gap = 2.0 + 0.03 * i + 0.01 * len(name)  # no two images alike
+            save(slices(4, series=f"1.2.{len(name)}.{i}", gap=gap, **{**who, **leak}), tmp_path / name / str(i))
+    seen: list[Evidence] = []
+
+    def check(evidence: Evidence) -> Finding:
+        seen.append(evidence)
+        return Finding(check="memorization", verdict="pass", value=0.0, interval=None, control=None, limit=None, why="It was so.")
+
+    settings = audit.Settings(**{name: str(tmp_path / name) for name in ("train", "holdout")}, synthetic=str(tmp_path / "made"))
+    settings.out = str(tmp_path / "out")
+    values = config.values(config.compose(["audit.level=demo", "data.workers=1"]))
+    with pytest.raises(Refused):
+        audit.run(settings, values, {"memorization": check, "identifiers": Identifiers()})
+    assert len(set(seen[0].train.subjects)) == 3
+    result = json.loads((tmp_path / "out/findings.json").read_text())
+    (found,) = (finding for finding in result["findings"] if finding["check"] == "identifiers")
+    assert (result["unit"], found["verdict"], found["required"]) == ("subject", "fail", True)
+    assert "TRAIN-00171" not in (tmp_path / "out/findings.json").read_text()
