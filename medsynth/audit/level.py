@@ -84,7 +84,7 @@ LEVELS = {
             synthetic=1000,
             sharpness=(0.8, 1.25),
             attraction=0.01,
-            linkage=0.15,
+            linkage=0.25,
             k=11,
         ),
         # 20 subjects hold alpha 5 %; 20 more, of which 2 may alarm, bound it by 32 %; 24 plants of which 1 may be missed, by 78 %
@@ -101,7 +101,7 @@ LEVELS = {
             synthetic=200,
             sharpness=(0.5, 2.0),
             attraction=0.001,
-            linkage=0.40,
+            linkage=0.50,
             k=5,
         ),
         # to see the machinery run, on a phantom: 7 of 20 plants found are enough; it shows that copying is not gross, and protects nobody

@@ -19,7 +19,7 @@ from tests.make_text import burn, phantom
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "conf" / "check").glob("*.yaml"))
 NO_READER = pytest.mark.skipif(not burned_in.is_installed(), reason="tesseract is not installed")
-MARKS = {"pixels": [pytest.mark.slow, NO_READER]}  # to read a picture takes half a second
+MARKS = {"pixels": [pytest.mark.slow, pytest.mark.timeout(1200), NO_READER]}  # to read a picture takes half a second
 KEY = b"k" * 32
 IDENTIFIER = "MRN00771234"
 
@@ -52,7 +52,8 @@ def evidence(folder: Path, name: str, leak: bool) -> Evidence:
     if name == "pixels":
         pictures = [phantom(128, n, rim=False) for n in range(60)]
         if leak:
-            pictures = [burn(each, "SMITH, JOHN M\nID 4711", size=13, contrast=200, place=(4, 4)) for each in pictures]
+            text = {"text": "SMITH, JOHN M\nID 4711", "size": 13, "contrast": 200, "place": (4, 4)}
+            pictures = [burn(each, **text) if n < 12 else each for n, each in enumerate(pictures)]
         arrays = np.stack([each.T[::-1, ::-1] / np.float32(127.5) - 1 for each in pictures])
         made = replace(made, synthetic=cohort_of(folder / "pictures", "synthetic", arrays))
     canaries = CanarySet(made.train, 60, 0)

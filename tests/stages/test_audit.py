@@ -15,6 +15,7 @@ from medsynth.cohort import Cohort
 from medsynth.config import AuditSettings, PathSettings
 from medsynth.errors import SettingsError
 from medsynth.io.pseudonyms import load_key
+from medsynth.receipt import RECEIPT, Receipt
 from medsynth.stages import Run
 from medsynth.stages.audit import verdict_of, work
 from tests.make_cohort import make_cohort
@@ -78,6 +79,17 @@ def test_checks_see_train_and_holdout_and_never_the_validation_subjects(run: Run
     assert found["synthetic"] == Cohort.read(run.folder("sample") / "cohort.jsonl").digest
     assert found["level"]["claim"] == LEVELS["demo"].claim
     assert (found["verdict"], found["unit"]) == ("pass", "subject")
+
+
+def test_canaries_are_those_of_the_training_that_was_done(run: Run) -> None:
+    check = Watching("one", "pass")
+    findings_of(replace(run, objects={"check": {"one": check}}))
+    settings = {"train.canaries": 3, "run.seed": 5}
+    Receipt(stage="train", settings=settings, inputs={}, outputs={}).write(run.folder("train") / RECEIPT)
+    findings_of(replace(run, objects={"check": {"one": check}}))
+    first, second = (evidence.canaries for evidence in check.seen)
+    assert first is None
+    assert (second.count, second.seed, second.train.digest) == (3, 5, check.seen[1].train.digest)
 
 
 def test_a_missing_key_is_not_replaced_by_a_new_one(run: Run, tmp_path: Path) -> None:
