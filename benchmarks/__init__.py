@@ -16,6 +16,7 @@ BENCHMARKS = (
     "nifti_to_grid",
     "audit_search",
     "false_release",
+    "copies",
     "deidentification",
 )
 

@@ -87,7 +87,7 @@ class Memorization:
         own = np.full(len(queries), -1)
         own[background_part] = [number[train.subjects[i]] for i in background]
         matches = nearest(queries, references, own=own, candidates=self.candidates)
-        score, row = _on_one_scale(matches.score, matches.row, background_part)
+        score, row = on_one_scale(matches.score, matches.row, background_part)
         return Looked(
             train=train,
             reference=never_seen,
@@ -300,7 +300,7 @@ def _plant(members: np.ndarray, cases: np.ndarray, train: Cohort, count: int, se
     return np.stack(images), np.array(names), np.array(sources)
 
 
-def _on_one_scale(score: np.ndarray, row: np.ndarray, background: slice) -> tuple[np.ndarray, np.ndarray]:
+def on_one_scale(score: np.ndarray, row: np.ndarray, background: slice) -> tuple[np.ndarray, np.ndarray]:
     """The better of all views for each query and group, ``(query, group)``.
 
     Each view is scaled by how near training subjects lie to each other: 0 at the median, 1 at the nearest twentieth. The scale comes from
