@@ -20,6 +20,7 @@ from medsynth.features import Extractor, RandomConvolution, Texture, extract, id
 from medsynth.metrics import baselines, figures
 from medsynth.metrics.intervals import score, spread
 from medsynth.metrics.likelihood import LikelihoodGap
+from medsynth.metrics.schema import validated
 from medsynth.metrics.score import Metric, Sample, Score
 from medsynth.rng import seed_for
 from medsynth.stages import Run, likelihood
@@ -87,7 +88,7 @@ def work(run: Run, folder: Path) -> None:
         "not_computed": missing,
         "seed": seed,
     }
-    _write(folder / "metrics.json", json.dumps(_rounded(result), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    _write(folder / "metrics.json", json.dumps(validated(_rounded(result)), indent=1, sort_keys=True, allow_nan=False) + "\n")
     run.tracker.metrics({key: value for row in scores for key, value in _tracked(row).items()})
 
 

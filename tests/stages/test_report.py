@@ -110,7 +110,8 @@ def score(name: str, **fields) -> dict:
 def metrics() -> dict:
     return {
         "unit": "subject",
-        "n": {"real": 8, "synthetic": 20},
+        "n": {name: {"cases": n, "subjects": n, "cases_used": n} for name, n in (("train", 24), ("holdout", 8), ("synthetic", 20))},
+        "features": {"texture": "Texture()"},
         "seed": 0,
         "scores": [
             score("kid", features="texture", value=0.031, interval=[0.02, 0.042], anchor=0.001, anchor_interval=[-0.002, 0.004], p=0.005),
