@@ -8,6 +8,7 @@ from typing import Any
 
 from medsynth.cohort import Cohort
 from medsynth.export.dicom import SERIES_DESCRIPTION, STUDY_DATE, Provenance
+from medsynth.export.markdown import interval, line, number, table
 
 VERDICTS = {"pass": "passed", "fail": "**FAILED**", "inconclusive": "**undecided**"}
 BEST = {"low": "low is good", "high": "high is good", "anchor": "near real is good"}
@@ -59,7 +60,7 @@ def _override(reason: str, objections: Sequence[str]) -> list[str]:
         return []
     return [
         "> **RELEASED IN SPITE OF ITS EVIDENCE.** The audit does not allow this release. A person let it go for this written reason:\n>\n"
-        f"> > {_line(reason)}\n>\n> What stood against it:\n>\n" + "\n".join(f"> - {_line(objection)}" for objection in objections)
+        f"> > {line(reason)}\n>\n> What stood against it:\n>\n" + "\n".join(f"> - {line(objection)}" for objection in objections)
     ]
 
 
@@ -83,7 +84,7 @@ def _what(cohort: Cohort, formats: Sequence[str]) -> list[str]:
         "Attributes such as sex, age or a diagnosis are what the model was *asked* to show; nobody has read the images and confirmed them. "
         "Not for clinical use. Every DICOM object says so in its header: Synthetic Data (0008,001C) is YES, and the series is called "
         f"“{SERIES_DESCRIPTION}”.",
-        _table(("", ""), rows),
+        table(("", ""), rows),
     ]
 
 
@@ -97,7 +98,7 @@ def _terms(source: Mapping[str, str]) -> list[str]:
         "## Source, licence and terms",
         "The model learned from these data. Whether and how their licence and terms reach what a model drew from them is for the releasing "
         "institution to decide; until it has, treat them as binding here too.",
-        _table(("", ""), [(label, value or "not stated") for label, value in rows]),
+        table(("", ""), [(label, value or "not stated") for label, value in rows]),
     ]
 
 
@@ -127,7 +128,7 @@ def _made(
         "## How it was made",
         "Each case has its own seed (in `manifest.jsonl`); the same model, settings and seed draw the same case again. DICOM UIDs are "
         f"derived from weights, settings, seed and case id; study dates ({STUDY_DATE}) and birth dates are a convention and mean nothing.",
-        _table(("", ""), rows),
+        table(("", ""), rows),
         f"<details><summary>Settings</summary>\n\n```\n{details}\n```\n\n</details>",
     ]
 
@@ -138,10 +139,10 @@ def _proof(cohort: Cohort, audit: Mapping[str, Any]) -> list[str]:
         (
             finding["check"] + ("" if finding.get("required", True) else " (for information)"),
             VERDICTS[finding["verdict"]],
-            _number(finding.get("value")),
-            _interval(finding.get("interval")),
-            _number(finding.get("control")),
-            _number(finding.get("limit")),
+            number(finding.get("value")),
+            interval(finding.get("interval")),
+            number(finding.get("control")),
+            number(finding.get("limit")),
             finding.get("why", ""),
         )
         for finding in audit.get("findings", [])
@@ -165,7 +166,7 @@ def _proof(cohort: Cohort, audit: Mapping[str, Any]) -> list[str]:
         *(per_image if cohort.header.unit == "image" else []),
         "The cohort was attacked. Each attack also ran on data that cannot leak (control) and on leaks planted on purpose; an attack that "
         "misses those is undecided, whatever it finds. Intervals are 95 %. Full numbers: `audit.json`.",
-        _table(("Attack", "Verdict", "Found", "95 % interval", "Control", "Limit", "Why"), rows),
+        table(("Attack", "Verdict", "Found", "95 % interval", "Control", "Limit", "Why"), rows),
         *_together(audit),
         "### What this does not prove",
         "- That no person can be recognised by any means. Only the attacks listed were tried, with these data, up to these bounds.\n"
@@ -195,9 +196,9 @@ def _quality(metrics: Mapping[str, Any]) -> list[str]:
     rows = [
         (
             score["name"] + (f" ({score['features']})" if score.get("features") else ""),
-            _number(score.get("value")),
-            _interval(score.get("interval")),
-            _number(score.get("anchor")) + (f" {_interval(score['anchor_interval'])}" if score.get("anchor_interval") else ""),
+            number(score.get("value")),
+            interval(score.get("interval")),
+            number(score.get("anchor")) + (f" {interval(score['anchor_interval'])}" if score.get("anchor_interval") else ""),
             BEST.get(score.get("best", ""), ""),
             f"{score.get('n_real', 0)} / {score.get('n_synthetic', 0)}",
             score.get("reason", "") if score.get("status", "ok") != "ok" else "",
@@ -208,7 +209,7 @@ def _quality(metrics: Mapping[str, Any]) -> list[str]:
         "## How good the images are",
         "Beside each score stands the same score between real training and real held-out images: the best that a generator could reach. "
         "Quality says nothing about privacy: copies of patients would score best. Full numbers: `metrics.json`.",
-        _table(("Score", "Synthetic", "95 % interval", "Real against real", "Reading", "n real / synthetic", "Note"), rows),
+        table(("Score", "Synthetic", "95 % interval", "Real against real", "Reading", "n real / synthetic", "Note"), rows),
     ]
 
 
@@ -238,25 +239,8 @@ def _files(formats: Sequence[str]) -> list[str]:
     rows = [FORMATS[name] for name in formats] + [
         "`cases.tsv`: one row a case, with its seed and what was asked of it; `manifest.jsonl`: the same with the SHA-256 of its files",
         "`audit.html`: the audit on one page, for a data protection officer; `report.html` (where there is one): the whole report",
+        "`scorecard.md`: seven questions about these data, answered; `model_card.md`: the model; `croissant.json`: for machines",
         "`audit.json`, `metrics.json`: the same evidence in aggregate numbers; `audit.json` keeps to a JSON Schema (medsynth/audit)",
         "`SHA256SUMS`, `signature.json`: of every file, and signed; check with `medsynth verify .` or `sha256sum -c SHA256SUMS`",
     ]
     return ["## Files", "\n".join(f"- {row}" for row in rows)]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_line(str(cell)).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _line(text: str) -> str:
-    """Text of one line that cannot leave its cell, quote or item."""
-    return " ".join(text.split()).replace("<", "&lt;")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _interval(interval: Sequence[float] | None) -> str:
-    return "–" if interval is None else f"{_number(interval[0])} to {_number(interval[1])}"

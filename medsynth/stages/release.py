@@ -28,9 +28,13 @@ from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.config import ReleaseSettings
 from medsynth.errors import MedsynthError, Refused
 from medsynth.export import bids, datasheet, dicom, nifti, seal, segmentation
+from medsynth.export.croissant import croissant
+from medsynth.export.model_card import model_card
+from medsynth.export.scorecard import scorecard
 from medsynth.io.identifiers import WEAK
 from medsynth.io.pseudonyms import existing_key, load_key
 from medsynth.io.search import find
+from medsynth.metrics.schema import validated as valid_metrics
 from medsynth.receipt import RECEIPT, Receipt
 from medsynth.stages import STAGES, Run, privacy
 from medsynth.stages.audit import ledger_of
@@ -301,7 +305,7 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     audit |= {"released_in_spite_of": released} if reason else {}
     _write_json(folder / "audit.json", validated(audit))
     metrics["groups"] = [row for row in metrics.get("groups", []) if row["subjects_real"] >= SMALL_CELL]
-    _write_json(folder / "metrics.json", metrics)
+    _write_json(folder / "metrics.json", valid_metrics(metrics))
     settings_told = {
         name: value
         for stage in ("train", "sample")
@@ -319,11 +323,12 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         settings=settings_told,
         training={"cases": len(train), "subjects": len(set(train.subjects))},
         formats=settings.formats,
-        privacy=_description(run).get("privacy"),
+        privacy=_model(run).get("description", {}).get("privacy"),
         override=reason,
         objections=[str(objection) for objection in objections],
     )
     (folder / "datasheet.md").write_text(text, encoding="utf-8")
+    _write_cards(run, cohort, real, folder, made_by, audit, metrics)
     counts = {"made": len(cohort)} | {name: len(set(real.split(name).subjects)) for name in ("train", "holdout")}
     (folder / "audit.html").write_text(privacy.page(audit, name=run.settings.run.name, counts=counts), encoding="utf-8")
     if _page_sha256(run):
@@ -331,9 +336,25 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
     return written
 
 
-def _description(run: Run) -> Mapping[str, Any]:
+def _model(run: Run) -> Mapping[str, Any]:
     """What the denoiser says of itself."""
-    return OmegaConf.to_container(OmegaConf.load(run.folder("train") / "denoiser" / "denoiser.yaml")).get("description", {})
+    return OmegaConf.to_container(OmegaConf.load(run.folder("train") / "denoiser" / "denoiser.yaml"))
+
+
+def _write_cards(
+    run: Run, cohort: Cohort, real: Cohort, folder: Path, made_by: dicom.Provenance, audit: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> None:
+    """What beside the datasheet is read before the images are: the scorecard, the model card, and the description for machines."""
+    name, source, train = run.settings.run.name, real.header.source, real.split("train")
+    (folder / "scorecard.md").write_text(scorecard(cohort, name=name, audit=audit, metrics=metrics), encoding="utf-8")
+    training = {"cases": len(train), "subjects": len(set(train.subjects))}
+    card = model_card(cohort, name=name, source=source, made_by=made_by, audit=audit, model=_model(run), training=training)
+    (folder / "model_card.md").write_text(card, encoding="utf-8")
+    formats = run.settings.release.formats
+    _write_json(
+        folder / "croissant.json",
+        croissant(cohort, folder, name=name, source=source, audit=audit, formats=formats, version=made_by.version),
+    )
 
 
 def _check_case(cohort: Cohort, case: Case) -> None:

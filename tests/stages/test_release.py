@@ -80,9 +80,20 @@ class Lab:
         path, witness = self.ledger, ledger.witness_of(self.key)
         self.text("audit/looks.json", json.dumps(ledger.looks(path, real.split("train").digest, witness)))
         scores = {"name": "kid", "features": "texture", "value": 0.031, "interval": [0.02, 0.042], "anchor": 0.001}
-        scores |= {"anchor_interval": [-0.002, 0.004], "best": "low", "status": "ok", "reason": "", "n_real": 4, "n_synthetic": 3}
+        scores |= {
+            "anchor_interval": [-0.002, 0.004],
+            "best": "low",
+            "status": "ok",
+            "reason": "",
+            "n_real": 4,
+            "n_synthetic": 3,
+            "group": "",
+            "p": None,
+        }
         groups = [{**scores, "group": "class=a", "n_real": 30, "subjects_real": 10}, {**scores, "group": "class=b", "subjects_real": 11}]
-        self.text("evaluate/metrics.json", json.dumps({"scores": [scores], "groups": groups}))
+        sizes = {name: {"cases": 3, "subjects": 3, "cases_used": 3} for name in ("train", "holdout", "synthetic")}
+        result = {"unit": "subject", "n": sizes, "features": {}, "baselines": [], "not_computed": [], "seed": 7}
+        self.text("evaluate/metrics.json", json.dumps({**result, "scores": [scores], "groups": groups}))
         self.text("report/index.html", f"<p>inside: {CANARIES[0]}</p>")
         if self.page:
             self.text("report/shareable.html", self.page)
@@ -191,6 +202,9 @@ def test_a_cohort_whose_evidence_passes_leaves_whole(lab: Lab) -> None:
         "audit.html",
         "metrics.json",
         "datasheet.md",
+        "scorecard.md",
+        "model_card.md",
+        "croissant.json",
         "report.html",
         "SHA256SUMS",
         "signature.json",
