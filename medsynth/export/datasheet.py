@@ -115,7 +115,7 @@ def _made(
         ("Learned from", f"{training['cases']} real images of {training['subjects']} {unit}"),
         (
             "Differential privacy of the weights",
-            f"epsilon {_number(privacy['epsilon'])} at delta {_number(privacy['delta'])}, for any one {privacy['record']} of "
+            f"epsilon {number(privacy['epsilon'])} at delta {number(privacy['delta'])}, for any one {privacy['record']} of "
             f"{privacy['records']} (DP-SGD, {privacy['steps']} steps)"
             if privacy
             else "none",
