@@ -55,7 +55,8 @@ def evidence(folder: Path, name: str, leak: bool) -> Evidence:
             text = {"text": "SMITH, JOHN M\nID 4711", "size": 13, "contrast": 200, "place": (4, 4)}
             pictures = [burn(each, **text) if n < 12 else each for n, each in enumerate(pictures)]
         arrays = np.stack([each.T[::-1, ::-1] / np.float32(127.5) - 1 for each in pictures])
-        made = replace(made, synthetic=cohort_of(folder / "pictures", "synthetic", arrays))
+        pictured = {split: cohort_of(folder / "pictures", split, arrays) for split in ("train", "synthetic")}
+        made = replace(made, level=replace(made.level, plants=12), **pictured)
     canaries = CanarySet(made.train, 60, 0)
     if name == "canaries" and leak:
         arrays = np.stack([canaries.image(number)[0] for number in canaries.inserted])
