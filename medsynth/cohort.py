@@ -93,6 +93,10 @@ class Cohort:
     def where(self, cases: Iterable[Case]) -> "Cohort":
         return replace(self, cases=tuple(cases))
 
+    def ordered(self) -> "Cohort":
+        """The same cases in the order of their ids: what must not depend on a manifest's order takes this one."""
+        return self.where(sorted(self, key=lambda case: case.id))
+
     @property
     def subjects(self) -> list[str]:
         """The subject of each case, in order: the unit that intervals and splits are about."""

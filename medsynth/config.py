@@ -118,6 +118,7 @@ class ReleaseSettings:
     bids_suffix: str = ""  # contrast of MR images where bids is among the formats, such as T1w; none: a condition's value says it
     dicom: str = "single_frame"  # or enhanced: CT and MR as one multi-frame file a case
     override: str = ""  # a written reason that lets a cohort leave in spite of its findings; it stays in the release
+    model: bool = False  # the weights leave too, as model/, once membership_model has passed
     body_part: str = "WHOLEBODY"  # DICOM's BodyPartExamined; an unpaired one, see medsynth/export/dicom.py
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import gpu
+from benchmarks import gpu, membership
 from benchmarks.__main__ import LATEST, README
 from benchmarks.sampling_quality import dpmpp, error
 from benchmarks.table import RESULTS, Table, write
@@ -63,6 +63,26 @@ def test_without_a_gpu_its_benchmark_says_so_and_ends_well(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 0
     assert "needs CUDA" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_membership_runs_tiny():
+    (table,) = membership.measure(tiny=True)
+    assert [row["training"] for row in table.rows] == ["10 people, overfit on purpose", "12 people, augmented"]
+    assert all(
+        0.5 <= row[f"{held}: low"] <= row[f"{held}: told"] <= row[f"{held}: high"] for row in table.rows for held in ("model", "cohort")
+    )
+
+
+@pytest.mark.slow
+def test_a_model_overfit_on_purpose_is_told_from_one_that_is_not(capsys):
+    """A sixth of the benchmark's steps and fewer people: the intervals lie apart already."""
+    (table,) = membership.tables(overfit=16, sizes=(400,), others=200, drawn=60, steps=800)
+    overfit, fitted = table.rows
+    assert overfit["model: low"] > 0.9
+    assert overfit["model: verdict"] == "fail"
+    assert fitted["model: high"] < overfit["model: low"]
+    assert fitted["model: low"] == 0.5
+    assert overfit["cohort: low"] > fitted["cohort: high"]
 
 
 @pytest.mark.parametrize(("experiment", "size"), [("hippocampus, 1 mm", "[12,12,12]"), ("chest_xray", "[12,12]")])

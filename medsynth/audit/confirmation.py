@@ -39,7 +39,7 @@ class Confirmation:
     voxels: int = 1728
 
     def __call__(self, evidence: Evidence) -> Finding:
-        train, holdout, synthetic = (_ordered(cohort) for cohort in (evidence.train, evidence.holdout, evidence.synthetic))
+        train, holdout, synthetic = (cohort.ordered() for cohort in (evidence.train, evidence.holdout, evidence.synthetic))
         level = evidence.level
         required = bool(synthetic.header.rejected)
         subjects = len(set(holdout.subjects))
@@ -151,11 +151,6 @@ def _planted(members: np.ndarray, count: int, seed: int) -> np.ndarray:
             image = members[order[number % len(order)]]
             copies.append(np.asarray(made[kind](image, image, generator_for(seed, "confirmation", kind, number)), np.float32))
     return np.stack(copies)
-
-
-def _ordered(cohort: Cohort) -> Cohort:
-    """In the order of ids, so that the finding does not depend on the manifest's order."""
-    return cohort.where(sorted(cohort, key=lambda case: case.id))
 
 
 def _one_a_subject(cohort: Cohort, seed: int) -> list[int]:

@@ -14,7 +14,7 @@ from medsynth.errors import SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """Limits of the memorization audit. Bounds are ends of two-sided 95 % intervals.
+    """Limits of the audit. Bounds are ends of two-sided 95 % intervals.
 
     ``alpha``: rate at which unseen subjects may be taken for copies. ``false_alarm``: largest upper bound of that rate, measured on
     subjects that calibrated nothing. ``plants``: copies planted of each kind, and ``recall``: least lower bound of their recall, kind by
@@ -24,7 +24,9 @@ class Level:
     high-frequency energy, synthetic over real, as a cohort smoother than the planted copies is not what they test. ``attraction``:
     smallest p of "training subjects attract more than their share of synthetic cases" with which a pass is still given; 0 never holds it
     back. ``linkage``: largest upper bound of what an attack on the table of attributes gains over its control, and ``k``: fewest training
-    subjects that share what a case hands on.
+    subjects that share what a case hands on. ``membership``: largest upper bound of the chance to tell a training from a held-out
+    subject, and ``named``: of the share of training subjects that are named where 1 % of the others are accused (1: it is not asked, as it
+    needs hundreds of subjects).
     """
 
     name: str
@@ -41,15 +43,31 @@ class Level:
     attraction: float
     linkage: float
     k: int
+    membership: float
+    named: float
 
     @property
     def claim(self) -> str:
-        """What a pass means, in one sentence."""
+        """What a pass of all checks means."""
+        return f"{self.on_copies} {self.on_membership('cohort')}"
+
+    @property
+    def on_copies(self) -> str:
         return (
             f"At most {self.excess:.0%} of the synthetic cases copy a training case beyond what chance gives (upper 95 % bound, "
             f"corrected for recall) and none is a near-exact copy, by a detector that finds at least {self.recall:.0%} of each kind of "
             f"planted copy that it was made for and {self.unforeseen:.0%} of each other kind (lower 95 % bounds), and takes at most "
             f"{self.false_alarm:.0%} of unseen subjects for copies (upper 95 % bound)."
+        )
+
+    def on_membership(self, held: str) -> str:
+        """``held``: what the adversary holds, the cohort or the model."""
+        named = (
+            f", and names at most {self.named:.0%} of the training subjects where 1 % of the others are accused" if self.named < 1 else ""
+        )
+        return (
+            f"Who holds a person's images and the {held} tells a training subject from another in at most {self.membership:.0%} of pairs "
+            f"(upper 95 % bound; 50 % is guessing){named}, by the attacks tried."
         )
 
     @property
@@ -86,6 +104,8 @@ LEVELS = {
             attraction=0.01,
             linkage=0.25,
             k=11,
+            membership=0.60,
+            named=0.05,
         ),
         # 20 subjects hold alpha 5 %; 20 more, of which 2 may alarm, bound it by 32 %; 24 plants of which 1 may be missed, by 78 %
         Level(
@@ -103,6 +123,8 @@ LEVELS = {
             attraction=0.001,
             linkage=0.50,
             k=5,
+            membership=0.75,
+            named=1.0,
         ),
         # to see the machinery run, on a phantom: 7 of 20 plants found are enough; it shows that copying is not gross, and protects nobody
         Level(
@@ -120,6 +142,8 @@ LEVELS = {
             attraction=0.0,
             linkage=0.70,
             k=2,
+            membership=0.85,
+            named=1.0,
         ),
     )
 }

@@ -26,9 +26,9 @@ from itertools import pairwise
 import numpy as np
 from scipy import ndimage
 
-from medsynth.audit.finding import Evidence, Finding, Verdict
+from medsynth.audit.finding import Evidence, Finding, Verdict, rounded
 from medsynth.audit.level import Level
-from medsynth.audit.nearest import References, nearest, pooled
+from medsynth.audit.nearest import References, nearest, reduced
 from medsynth.audit.plants import UNFORESEEN, kinds
 from medsynth.audit.rates import (
     calibration_units,
@@ -39,7 +39,6 @@ from medsynth.audit.rates import (
     units_for_upper_bound,
 )
 from medsynth.cohort import Case, Cohort
-from medsynth.errors import MedsynthError
 from medsynth.rng import generator_for, seed_for
 
 TRAIN, HOLDOUT = 0, 1  # groups of references
@@ -65,9 +64,9 @@ class Memorization:
 
     def look(self, evidence: Evidence) -> "Looked":
         """Score the synthetic cases, the controls and the plants against all real cases, in one search."""
-        train, holdout, synthetic = (_ordered(cohort) for cohort in (evidence.train, evidence.holdout, evidence.synthetic))
+        train, holdout, synthetic = (cohort.ordered() for cohort in (evidence.train, evidence.holdout, evidence.synthetic))
         level, seed = evidence.level, evidence.seed
-        members, others, cases = (self._images(cohort) for cohort in (train, holdout, synthetic))
+        members, others, cases = (reduced(cohort, self.voxels) for cohort in (train, holdout, synthetic))
         calibration, test, reference = _divided(holdout, level.division, seed)
         background = _one_a_subject(train, seed)[:BACKGROUND]
         planted, names, sources = _plant(members, cases, train, 2 * level.plants, seed)
@@ -104,14 +103,6 @@ class Memorization:
             named=np.array([train.subjects[i] == train.subjects[j] for i, j in zip(row[planted_part, TRAIN], sources, strict=True)])[1::2],
             sharpness=sharpness(cases) / max(sharpness(members), 1e-12),
         )
-
-    def _images(self, cohort: Cohort) -> np.ndarray:
-        """All images of a cohort, ``(case, *space)``, averaged down to at most ``voxels``; one full image in memory at a time."""
-        factors = _reduction(cohort.header.shape, self.voxels)
-        images = np.concatenate([pooled(cohort.pixels(case)[:1], factors) for case in cohort])
-        if not np.isfinite(images).all():
-            raise MedsynthError(f"A {cohort.header.kind} image holds values that are not finite. Make the cohort again.")
-        return images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,7 +186,7 @@ def judge(looked: Looked, level: Level, seed: int) -> Finding:
     )
     short = [text for met, text in limits if not met]
     verdict: Verdict = "inconclusive" if short else "pass"
-    why = level.claim if not short else f"Not enough is known: {'; '.join(short)}."
+    why = level.on_copies if not short else f"Not enough is known: {'; '.join(short)}."
     # Both thresholds are asked: the higher one bounds best what is not there, the lower one sees best what is.
     found = next((each for each in (sensitive, excess) if each.interval[0] > 0 and each.p < 0.01), None)
     if found:
@@ -253,11 +244,6 @@ def _missing(evidence: Evidence) -> str:
     if len(shapes) > 1:
         return f"The cohorts lie on different grids: {', '.join(str(shape) for shape in sorted(shapes))} voxels. Bring them to one."
     return ""
-
-
-def _ordered(cohort: Cohort) -> Cohort:
-    """In the order of ids, so that the finding does not depend on the manifest's order."""
-    return cohort.where(sorted(cohort, key=lambda case: case.id))
 
 
 def _one_a_subject(cohort: Cohort, seed: int) -> list[int]:
@@ -469,31 +455,14 @@ def sharpness(images: np.ndarray) -> float:
     return float(np.mean([np.square(image).mean() for image in fine]))
 
 
-def _reduction(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
-    """Block sizes, the same along every axis that allows it, that bring a grid down to at most ``voxels``."""
-    factor = 1
-    while np.prod([max(size // factor, 1) for size in shape]) > voxels:
-        factor += 1
-    return tuple(min(factor, size) for size in shape)
-
-
 def _finding(verdict: Verdict, why: str, level: Level, *, value=None, interval=None, control=None, details=None) -> Finding:
     return Finding(
         check="memorization",
         verdict=verdict,
-        value=_rounded(value),
-        interval=_rounded(interval),
-        control=_rounded(control),
+        value=rounded(value),
+        interval=rounded(interval),
+        control=rounded(control),
         limit=level.excess,
         why=why,
-        details=_rounded(details or {}),
+        details=rounded(details or {}),
     )
-
-
-def _rounded(value):
-    """Six digits: the last bits of a matrix product depend on the processor, a finding must not."""
-    if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_rounded(item) for item in value)
-    return round(float(value), 6) if isinstance(value, float) else value

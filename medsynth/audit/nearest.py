@@ -25,6 +25,8 @@ from tqdm import tqdm
 
 from medsynth.audit.pieces import Pieces
 from medsynth.audit.rates import fisher
+from medsynth.cohort import Cohort
+from medsynth.errors import MedsynthError
 
 VIEWS = ("pixels", "ranks", "residual", "modes", "pieces", "piece")
 ZOOMS = (1.0, 0.94, 0.89, 0.85, 0.81, 1.06, 1.13)  # of the query; 0.85 undoes a crop to 85 % that was resized to full size
@@ -340,6 +342,23 @@ def pooled(images: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
         # strided slices: NumPy's mean over a short axis is many times slower
         images = sum(images[(*before, slice(start, end, factor))] for start in range(factor)) / np.float32(factor)
     return images
+
+
+def reduced(cohort: Cohort, voxels: int) -> np.ndarray:
+    """All images of a cohort, ``(case, *space)``, averaged down to at most ``voxels`` each; one full image in memory at a time."""
+    factors = _reduction(cohort.header.shape, voxels)
+    images = np.concatenate([pooled(cohort.pixels(case)[:1], factors) for case in cohort])
+    if not np.isfinite(images).all():
+        raise MedsynthError(f"A {cohort.header.kind} image holds values that are not finite. Make the cohort again.")
+    return images
+
+
+def _reduction(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
+    """Block sizes, the same along every axis that allows it, that bring a grid down to at most ``voxels``."""
+    factor = 1
+    while np.prod([max(size // factor, 1) for size in shape]) > voxels:
+        factor += 1
+    return tuple(min(factor, size) for size in shape)
 
 
 def _turned(images: np.ndarray, way: tuple[tuple[int, ...], bool]) -> np.ndarray:

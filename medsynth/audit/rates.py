@@ -7,7 +7,7 @@ subjects (or synthetic cases given the model), never slices of one subject.
 import math
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 Interval = tuple[float, float]
 NEAR_ONE = 1 - 1e-5
@@ -70,6 +70,40 @@ def residual_risk(hits: int, n: int, control_hits: int, control_n: int, confiden
 
 def _add(x: float, y: float, phi: float) -> float:
     return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
+
+
+def auc(members: np.ndarray, others: np.ndarray) -> float:
+    """The chance that a member's score lies above another's; ties count half (Mann and Whitney 1947)."""
+    ranks = stats.rankdata(np.concatenate([members, others]))
+    m, n = len(members), len(others)
+    return float((ranks[:m].sum() - m * (m + 1) / 2) / (m * n))
+
+
+def auc_interval(value: float, members: int, others: int, confidence: float = 0.95) -> Interval:
+    """Score interval of an `auc` of so many independent units (Newcombe 2006, "Confidence intervals for an effect size measure based on the
+    Mann-Whitney statistic. Part 2", method 5).
+
+    Both ends are the values whose own standard error (Hanley and McNeil 1982, with the mean of both counts) just reaches ``value``. At one
+    half that is the exact null variance, and at 1 the interval still has a width, which those that estimate the variance do not have.
+    """
+    value = min(max(value, 1e-9), 1 - 1e-9)  # at the very ends the equation has a second root there
+    z = stats.norm.ppf((1 + confidence) / 2)
+    mean = (members + others) / 2 - 1
+
+    def off(true: float) -> float:
+        variance = true * (1 - true) * (1 + mean * (1 - true) / (2 - true) + mean * true / (1 + true)) / (members * others)
+        return abs(value - true) - z * math.sqrt(variance)
+
+    return float(optimize.brentq(off, 0.0, value)), float(optimize.brentq(off, value, 1.0))
+
+
+def rate_above(members: np.ndarray, others: np.ndarray, false_positives: float) -> int | None:
+    """How many members score above all but a share ``false_positives`` of the others; None where these are too few to hold it.
+
+    Nobody's score decides by itself whether he is above: equal scores are not.
+    """
+    allowed = math.floor(false_positives * len(others) + 1e-9)
+    return None if allowed == 0 else int((members > np.sort(others)[-allowed - 1]).sum())
 
 
 def label_share(

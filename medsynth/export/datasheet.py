@@ -15,6 +15,7 @@ BEST = {"low": "low is good", "high": "high is good", "anchor": "near real is go
 FORMATS = {
     "nifti": "`nifti/`: one NIfTI image a case, and masks where there are any; affines are RAS+ millimetres",
     "bids": "`bids/`: the same images as a BIDS dataset",
+    "model": "`model/`: the denoiser that drew them, as safetensors weights and a description",
     "dicom": "`dicom/`: one patient, study and series a case, masks as DICOM Segmentation",
 }
 
@@ -47,7 +48,7 @@ def datasheet(
         _what(cohort, formats),
         _terms(source),
         _made(cohort, made_by, settings, training, privacy),
-        _proof(cohort, audit),
+        _proof(cohort, audit, formats),
         _quality(metrics),
         _use(source, audit),
         _files(formats),
@@ -133,8 +134,11 @@ def _made(
     ]
 
 
-def _proof(cohort: Cohort, audit: Mapping[str, Any]) -> list[str]:
+def _proof(cohort: Cohort, audit: Mapping[str, Any], formats: Sequence[str]) -> list[str]:
     level = audit.get("level", {})
+    model = "itself. Its weights hold more about the training data than the images do; they are not released"
+    if "model" in formats:
+        model = "beyond what the attack on it in the table tried. Its weights, which are released too, hold more than the images do"
     rows = [
         (
             finding["check"] + ("" if finding.get("required", True) else " (for information)"),
@@ -171,7 +175,7 @@ def _proof(cohort: Cohort, audit: Mapping[str, Any]) -> list[str]:
         "### What this does not prove",
         "- That no person can be recognised by any means. Only the attacks listed were tried, with these data, up to these bounds.\n"
         "- Anything about attacks found later, or about knowledge that an attacker has of a person from elsewhere.\n"
-        "- Anything about the model itself. Its weights hold more about the training data than the images do; they are not released.\n"
+        f"- Anything about the model {model}.\n"
         "- Anything about other cohorts drawn from the same model: each is audited on its own.\n"
         "- That the law treats these data in one way or another. That is a judgement of the releasing institution, case by case.",
     ]

@@ -68,7 +68,10 @@ STAGES: Mapping[str, Stage] = {
         outputs=("cohort.jsonl",),
     ),
     "audit": Stage(
-        settings=("run.seed", "audit", "check"), needs=("prepare", "sample"), objects=("check",), outputs=("findings.json", "looks.json")
+        settings=("run.seed", "audit", "check", "release.model"),  # what is to leave decides what has to pass
+        needs=("prepare", "train", "sample"),
+        objects=("check",),
+        outputs=("findings.json", "looks.json"),
     ),
     "evaluate": Stage(
         settings=("run.seed", "evaluate", "metric"), needs=("prepare", "train", "sample"), objects=("metric",), outputs=("metrics.json",)

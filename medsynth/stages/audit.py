@@ -7,26 +7,37 @@ and held-out cases. A failing verdict is no failure of the stage: the report sho
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from medsynth.audit import ledger
-from medsynth.audit.finding import Check, Evidence, Finding, Verdict
+from medsynth.audit.finding import Check, Evidence, Finding, Model, Verdict
 from medsynth.audit.level import level_named
 from medsynth.audit.schema import validated
 from medsynth.canaries import CanarySet
-from medsynth.cohort import Cohort
+from medsynth.cohort import Cohort, Header
+from medsynth.conditions import ConditionSchema, Value
+from medsynth.diffusion.checkpoint import WEIGHTS, load_denoiser
+from medsynth.diffusion.denoiser import Denoiser
 from medsynth.io.pseudonyms import existing_key
 from medsynth.receipt import RECEIPT, Receipt
 from medsynth.rng import seed_for
 from medsynth.stages import Run
 from medsynth.stages.figures import mosaic, picture
+from medsynth.training.hardware import device_for, one_thread_each
+from medsynth.training.validation import noise_levels
 
 log = logging.getLogger(__name__)
+
+ASKED = 2**18  # voxels that the denoiser is asked about together
 
 
 def work(run: Run, folder: Path) -> None:
@@ -54,6 +65,7 @@ def evidence_of(run: Run, synthetic: Cohort) -> Evidence:
         identifiers=run.folder("prepare") / "identifiers.json",
         key=existing_key(run.settings.paths.key),
         canaries=_canaries(run, real.split("train")),
+        model=_model(run, real.header),
     )
 
 
@@ -122,6 +134,34 @@ def _canaries(run: Run, train: Cohort) -> CanarySet | None:
     receipt = Receipt.read(run.folder("train") / RECEIPT)
     count = receipt.settings.get("train.canaries", 0) if receipt else 0
     return CanarySet(train, count, receipt.settings["run.seed"]) if count else None
+
+
+def _model(run: Run, header: Header) -> Model | None:
+    """The run's denoiser for the attacks; None where the cohort came from elsewhere."""
+    folder = run.folder("train") / "denoiser"
+    if not (folder / WEIGHTS).is_file():
+        return None
+    device = device_for((run.settings.trainer or {}).get("accelerator", "auto"))
+    return model_of(load_denoiser(folder)[0], header.conditions, device, leaves=run.settings.release.model)
+
+
+def model_of(denoiser: Denoiser, conditions: ConditionSchema, device: torch.device, *, leaves: bool = False) -> Model:
+    """A denoiser as the attacks take it."""
+    denoiser.to(device)
+
+    @torch.inference_mode()
+    def denoise(x: np.ndarray, sigma: np.ndarray, condition: Mapping[str, Value]) -> np.ndarray:
+        encoded = torch.tensor([conditions.encode(condition)]).to(device) if conditions.size else None
+        most = max(1, ASKED // math.prod(x.shape[1:]))  # a case's own size: its parts are the same wherever it is asked about
+        parts = []
+        for part in (slice(start, start + most) for start in range(0, len(x), most)):
+            images, levels = (torch.from_numpy(np.ascontiguousarray(each[part])).to(device) for each in (x, sigma))
+            parts.append(denoiser(images, levels, None if encoded is None else encoded.expand(len(images), -1)).cpu().numpy())
+        return np.concatenate(parts)
+
+    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    levels = tuple(noise_levels(denoiser.process).tolist())
+    return Model(denoise=denoise, levels=levels, workers=workers, session=partial(one_thread_each, device), leaves=leaves)
 
 
 def _draw_pairs(evidence: Evidence, findings: Sequence[Finding], folder: Path) -> None:

@@ -26,6 +26,7 @@ from medsynth.audit.schema import faults_of, validated
 from medsynth.audit.together import share_of, together
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.config import ReleaseSettings
+from medsynth.diffusion.checkpoint import DESCRIPTION, WEIGHTS
 from medsynth.errors import MedsynthError, Refused
 from medsynth.export import bids, datasheet, dicom, nifti, seal, segmentation
 from medsynth.export.croissant import croissant
@@ -44,7 +45,7 @@ from medsynth.tracking import PRIVATE
 log = logging.getLogger(__name__)
 
 SMALL_CELL = 11  # numbers about fewer real people than this stay inside (the customary bound of 9 % risk)
-REQUIRED = frozenset({"identifiers", "linkage", "memorization", "pixels"})  # checks without which nothing leaves
+REQUIRED = frozenset({"identifiers", "linkage", "membership_cohort", "memorization", "pixels"})  # checks without which nothing leaves
 CONFIRMING = frozenset({"confirmation"})  # and without these nothing whose copies were rejected: what rejected them cannot judge
 SEALED = ("audit", "report")  # receipts that the key of the pseudonyms must have sealed
 EVIDENCE = ("prepare", "train", "sample", "audit", "evaluate", "report")
@@ -260,7 +261,8 @@ def _verdicts(run: Run, findings: Mapping[str, Any]) -> Iterable[Objection]:
     if not required:
         yield Objection("nothing-required", "the audit holds no required finding, so nothing was proven. Add checks (check=[...]).")
     filtered = Cohort.read(run.folder("sample") / "cohort.jsonl").header.rejected
-    absent = sorted((REQUIRED | CONFIRMING if filtered else REQUIRED) - {finding["check"] for finding in required})
+    needed = REQUIRED | (CONFIRMING if filtered else set()) | ({"membership_model"} if run.settings.release.model else set())
+    absent = sorted(needed - {finding["check"] for finding in required})
     if required and absent:
         yield Objection("missing-check", f"the audit was done without {', '.join(absent)}. Audit with all checks.", liftable=True)
     codes = {"fail": "failed-check", "inconclusive": "inconclusive-check"}
@@ -288,6 +290,10 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         _check_case(cohort, case)
         written[case.id] = _write_case(cohort, case, folder, made_by, settings)
     nifti.write_table(cohort, written, folder)
+    if settings.model:
+        (folder / "model").mkdir()
+        for name in (WEIGHTS, DESCRIPTION):
+            shutil.copyfile(run.folder("train") / "denoiser" / name, folder / "model" / name)
     if "bids" in settings.formats:
         bids.write_dataset(cohort, folder / "bids", made_by, name=run.settings.run.name, spite=reason)
 
@@ -322,7 +328,7 @@ def _stage(run: Run, cohort: Cohort, folder: Path, reason: str, objections: Sequ
         metrics=metrics,
         settings=settings_told,
         training={"cases": len(train), "subjects": len(set(train.subjects))},
-        formats=settings.formats,
+        formats=[*settings.formats, *(["model"] if settings.model else [])],
         privacy=_model(run).get("description", {}).get("privacy"),
         override=reason,
         objections=[str(objection) for objection in objections],
@@ -439,7 +445,7 @@ def leaks_in(run: Run, folder: Path) -> list[Objection]:
     people = _names_of(Cohort.read(run.folder("prepare") / "cohort.jsonl"))
     found = []
     for name, path in seal.files_of(folder).items():
-        if path.suffix in (".json", ".jsonl", ".tsv", ".md", ".html") and _mentions(path.read_text(encoding="utf-8"), people):
+        if path.suffix in (".json", ".jsonl", ".tsv", ".md", ".html", ".yaml") and _mentions(path.read_text(encoding="utf-8"), people):
             found.append(Objection("real-case", f"{name} names a real case or subject by its pseudonym."))
     hits = find(run.folder("prepare") / "identifiers.json", load_key(run.settings.paths.key), [folder])
     kinds: dict[str, set[str]] = {}

@@ -51,7 +51,8 @@ def work(run: Run, folder: Path) -> None:
         refuse_people(html, story.real)
         _write(shareable, html.encode())
         run.tracker.artifact(shareable, "report")
-        run.tracker.artifact(run.root / "train" / "denoiser", "model")
+        if run.settings.release.model:
+            run.tracker.artifact(run.root / "train" / "denoiser", "model")
     # The receipt binds report.json, and that binds the page that is there after a pass alone.
     content = {**facts, "shareable_sha256": sha256_of(shareable) if shareable.exists() else None}
     _write(folder / "report.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
@@ -159,9 +160,14 @@ def plots_of(story: Story, facts: Mapping[str, Any]) -> dict[str, bytes]:
     if story.history:
         plots["training"] = figures.curves(_training_panels(story.history), log=True)
     panels = [
-        (finding["check"], "nearness to the closest other person's image", _shares(details["histogram"]), _marks(details))
+        (
+            finding["check"],
+            histogram.get("axis", "nearness to the closest other person's image"),
+            _shares(histogram),
+            _marks(details),
+        )
         for finding in facts["findings"]
-        if (details := finding["details"]).get("histogram")
+        if (histogram := (details := finding["details"]).get("histogram"))
     ]
     if panels:
         plots["audit"] = figures.histograms(panels)

@@ -1,11 +1,12 @@
 """Levels of proof: their numbers can be reached with the data that they ask for."""
 
+import math
 from dataclasses import fields
 
 import pytest
 
 from medsynth.audit.level import LEVELS, Level, level_named, shortage
-from medsynth.audit.rates import calibration_units, clopper_pearson, paired_difference, units_for_upper_bound
+from medsynth.audit.rates import auc_interval, calibration_units, clopper_pearson, paired_difference, units_for_upper_bound
 from medsynth.cli import main
 from medsynth.errors import SettingsError
 
@@ -33,13 +34,22 @@ def test_a_cohort_without_a_hit_stays_within_the_excess(level: Level) -> None:
     assert high / clopper_pearson(level.plants, level.plants)[0] <= level.excess
 
 
+def test_guessing_stays_within_the_limits_of_membership_at_the_fewest_subjects(level: Level) -> None:
+    """Attacks two standard errors luckier than guessing, on as many members as others at the strict level and twice as many below."""
+    members = level.holdout * (1 if level.name == "strict" else 2)
+    lucky = 0.5 + 2 * math.sqrt((members + level.holdout + 1) / (12 * members * level.holdout))
+    assert auc_interval(lucky, members, level.holdout, confidence=0.975)[1] <= level.membership
+    if level.named < 1:
+        assert clopper_pearson(round(2 * 0.01 * members), members, confidence=0.975)[1] <= level.named
+
+
 def test_levels_are_ordered_by_every_limit() -> None:
     strict, standard, demo = (LEVELS[name] for name in ("strict", "standard", "demo"))
-    for name in ("alpha", "false_alarm", "excess", "linkage"):
+    for name in ("alpha", "false_alarm", "excess", "membership", "named", "linkage"):
         assert getattr(strict, name) <= getattr(standard, name) <= getattr(demo, name), name
     for name in ("plants", "recall", "unforeseen", "holdout", "synthetic", "attraction", "k"):
         assert getattr(strict, name) >= getattr(standard, name) >= getattr(demo, name), name
-    assert len(fields(Level)) == 14  # a new limit belongs in the lists above
+    assert len(fields(Level)) == 16  # a new limit belongs in the lists above
 
 
 def test_the_claim_says_its_numbers_and_promises_no_anonymity(level: Level) -> None:

@@ -7,11 +7,14 @@ import pytest
 from scipy import stats
 
 from medsynth.audit.rates import (
+    auc,
+    auc_interval,
     calibration_units,
     clopper_pearson,
     conformal_threshold,
     label_share,
     paired_difference,
+    rate_above,
     units_for_lower_bound,
     units_for_upper_bound,
     wilson,
@@ -120,3 +123,41 @@ def test_one_unit_that_attracts_everything_is_no_evidence() -> None:
     share, _, p = label_share(weights, np.arange(20) < 15, generator=generator_for(0))
     assert share == 1
     assert p == pytest.approx(0.75, abs=0.03)
+
+
+def test_auc_is_the_share_of_pairs_and_ties_count_half() -> None:
+    members, others = np.array([1.0, 2.0, 2.0, 5.0]), np.array([0.0, 2.0, 3.0])
+    pairs = [(a > b) + 0.5 * (a == b) for a in members for b in others]
+    assert auc(members, others) == pytest.approx(np.mean(pairs))
+    assert auc(members, others) == pytest.approx(1 - auc(others, members))
+
+
+def test_around_one_half_the_interval_of_auc_has_the_exact_null_variance() -> None:
+    """What Mann and Whitney give for guesses: (m + n + 1) / (12 m n); seen from the end that lies at one half."""
+    m, n = 60, 40
+    value = 0.5 + stats.norm.ppf(0.975) * math.sqrt((m + n + 1) / (12 * m * n))
+    assert auc_interval(value, m, n)[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
+def test_the_interval_of_auc_covers_the_truth_of_two_normal_distributions(shift: float) -> None:
+    generator, truth = generator_for(0, "auc", str(shift)), stats.norm.cdf(shift / math.sqrt(2))
+    covered = 0
+    for _ in range(300):
+        low, high = auc_interval(auc(generator.normal(shift, 1, 30), generator.normal(0, 1, 20)), 30, 20)
+        covered += low <= truth <= high
+    assert 0.91 < covered / 300 <= 1
+
+
+def test_where_all_members_are_told_the_interval_of_auc_still_has_a_width() -> None:
+    low, high = auc_interval(1.0, 16, 400)
+    assert 0.9 < low < 0.96
+    assert high == pytest.approx(1)
+    assert auc_interval(0.0, 16, 400) == pytest.approx((1 - high, 1 - low))
+
+
+def test_members_above_all_but_a_share_of_the_others_are_counted() -> None:
+    others = np.arange(100.0)
+    assert rate_above(np.array([97.0, 98.0, 98.5, 99.0, 200.0]), others, 0.01) == 3  # beyond 98: one other is
+    assert rate_above(np.array([98.0]), others, 0.01) == 0
+    assert rate_above(np.array([98.0]), others[:99], 0.01) is None

@@ -14,7 +14,7 @@ from medsynth.audit.level import LEVELS
 from medsynth.canaries import CanarySet
 from medsynth.deidentify import burned_in
 from medsynth.io.identifiers import write_identifiers
-from tests.make_evidence import cohort_of, images_of, make_evidence
+from tests.make_evidence import cohort_of, images_of, learned_by_heart, make_evidence
 from tests.make_text import burn, phantom
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "conf" / "check").glob("*.yaml"))
@@ -37,7 +37,7 @@ def name(request: pytest.FixtureRequest, check: Check) -> str:
 def evidence(folder: Path, name: str, leak: bool) -> Evidence:
     """A cohort that holds every leak that a check is for, or none of them."""
     shape = (20, 20)
-    planted = images_of(shape, ["train 4", "train 7"]) if leak else None
+    planted = images_of(shape, [f"train {i}" for i in range(40)]) if leak else None
     made = make_evidence(folder, shape=shape, n_synthetic=60, planted=planted, level=replace(LEVELS["demo"], plants=6, recall=0.3))
     leaving = folder / "leaving"
     leaving.mkdir()
@@ -61,6 +61,8 @@ def evidence(folder: Path, name: str, leak: bool) -> Evidence:
     if name == "canaries" and leak:
         arrays = np.stack([canaries.image(number)[0] for number in canaries.inserted])
         made = replace(made, synthetic=cohort_of(folder / "canaries", "synthetic", arrays))
+    known = images_of(shape, [f"{'train' if leak else 'somebody'} {i}" for i in range(60)])
+    made = replace(made, model=learned_by_heart(known))
     return replace(made, canaries=canaries, folders=(leaving,), identifiers=folder / "identifiers.json", key=KEY)
 
 

@@ -36,5 +36,6 @@ def test_sizes_contrast_and_lesion_rate_of_the_phantom_are_recovered(runs: Path)
 
 
 def test_what_is_tracked_of_an_audited_run_holds_no_identifier(runs: Path):
-    assert [path for path in (runs / "mlflow-artifacts").rglob("*.safetensors")], "the audit passed, and the model was not tracked"
+    assert [path for path in (runs / "mlflow-artifacts").rglob("*.png")], "the audit passed, and no picture was tracked"
+    assert not [path for path in (runs / "mlflow-artifacts").rglob("*.safetensors")], "weights leave only with release.model=true"
     assert found_in(runs, telling(planted_identifiers(0, PATIENTS))) == []

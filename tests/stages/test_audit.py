@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medsynth.audit.finding import Evidence, Finding
@@ -12,7 +14,10 @@ from medsynth.audit.ledger import LEDGER
 from medsynth.audit.level import LEVELS
 from medsynth.audit.memorization import Memorization
 from medsynth.cohort import Cohort
-from medsynth.config import AuditSettings, PathSettings
+from medsynth.config import AuditSettings, PathSettings, ReleaseSettings
+from medsynth.diffusion.checkpoint import save_denoiser
+from medsynth.diffusion.denoiser import Denoiser
+from medsynth.diffusion.process import EDM
 from medsynth.errors import SettingsError
 from medsynth.io.pseudonyms import load_key
 from medsynth.receipt import RECEIPT, Receipt
@@ -20,7 +25,7 @@ from medsynth.stages import Run
 from medsynth.stages.audit import verdict_of, work
 from tests.make_cohort import make_cohort
 from tests.make_evidence import cohort_of, images_of
-from tests.make_run import make_run
+from tests.make_run import TINY, make_run
 
 
 def finding(check: str, verdict: str, required: bool = True) -> Finding:
@@ -90,6 +95,25 @@ def test_canaries_are_those_of_the_training_that_was_done(run: Run) -> None:
     first, second = (evidence.canaries for evidence in check.seen)
     assert first is None
     assert (second.count, second.seed, second.train.digest) == (3, 5, check.seen[1].train.digest)
+
+
+def test_the_attacks_get_the_runs_own_denoiser_and_only_weights_that_leave_must_pass(run: Run) -> None:
+    check = Watching("one", "pass")
+    run = replace(run, objects={"check": {"one": check}})
+    findings_of(run)
+    with torch.random.fork_rng():
+        denoiser = Denoiser(TINY.build(2, 1, 0), EDM())
+    save_denoiser(run.folder("train") / "denoiser", denoiser, {})
+    findings_of(run)
+    findings_of(replace(run, settings=replace(run.settings, release=ReleaseSettings(model=True))))
+    without, with_model, leaving = (evidence.model for evidence in check.seen)
+    assert without is None
+    assert (with_model.leaves, leaving.leaves) == (False, True)
+    assert list(with_model.levels) == sorted(with_model.levels)
+    x, sigma = np.random.default_rng(0).standard_normal((5, 1, 16, 16)).astype(np.float32), np.full(5, 0.5, np.float32)
+    with torch.inference_mode():
+        expected = denoiser(torch.from_numpy(x), torch.from_numpy(sigma)).numpy()
+    np.testing.assert_allclose(with_model.denoise(x, sigma, {}), expected, atol=1e-6)
 
 
 def test_a_missing_key_is_not_replaced_by_a_new_one(run: Run, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class Lab:
             finding("identifiers"),
             finding("linkage"),
             finding("pixels"),
+            finding("membership_cohort"),
             finding("burned_in", "inconclusive", required=False),
         ]
         self.level, self.verdict, self.page = "standard", "pass", "<p>the shareable page</p>"
@@ -310,6 +311,32 @@ def undecided(lab: Lab) -> None:
 
 def without_the_search_for_copies(lab: Lab) -> None:
     lab.findings = [each for each in lab.findings if each["check"] != "memorization"]
+
+
+def test_the_weights_stay_unless_they_are_asked_for_and_have_been_attacked(lab: Lab) -> None:
+    assert not (lab.build().release() / "model").exists()
+    lab.settings.release.model = True
+    shutil.rmtree(lab.root / "release")
+    assert "membership_model" in lab.refused("missing-check")
+
+
+def test_weights_that_passed_leave_with_the_rest_and_are_listed(lab: Lab) -> None:
+    lab.settings.release.model = True
+    lab.findings.append(finding("membership_model"))
+    folder = lab.build().release()
+    assert (folder / "model" / "weights.safetensors").read_text() == "weights"
+    assert {"model/weights.safetensors", "model/denoiser.yaml"} <= set(files_of(folder))
+    assert verify(folder) == []
+    told = (folder / "datasheet.md").read_text()
+    assert "`model/`" in told
+    assert "they are not released" not in told
+
+
+def test_a_model_that_knows_its_people_stays(lab: Lab) -> None:
+    lab.settings.release.model = True
+    lab.findings.append(finding("membership_model", "fail"))
+    lab.verdict = "fail"
+    lab.build().refused("failed-check")
 
 
 def without_checks(lab: Lab) -> None:

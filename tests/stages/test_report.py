@@ -220,7 +220,9 @@ def sign(root: Path) -> None:
 def make_report(root: Path) -> Path:
     sent = []
     tracker = SimpleNamespace(figure=lambda name, png, *, synthetic: sent.append(png), artifact=lambda path, to: sent.append(path))
-    run = SimpleNamespace(root=root, settings=SimpleNamespace(run=SimpleNamespace(seed=0)), tracker=tracker)
+    run = SimpleNamespace(
+        root=root, settings=SimpleNamespace(run=SimpleNamespace(seed=0), release=SimpleNamespace(model=False)), tracker=tracker
+    )
     (root / "report").mkdir(exist_ok=True)
     report.work(run, root / "report")
     assert sent, "nothing was logged"
