@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from medsynth.metrics.anatomy import labels_of
 from medsynth.metrics.score import Best, Comparison, Rows, Sample
 
 
@@ -47,6 +48,39 @@ class Intensity:
             return wasserstein(shares[real].mean(axis=0), shares[synthetic].mean(axis=0), width)
 
         return Comparison(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TissueIntensity:
+    """The same within each label of the masks, and outside of all of them: the mean of the distances, so that a small organ counts as much
+    as the background. Details name them."""
+
+    bins: int = 1000
+
+    features: ClassVar[str] = ""
+    best: ClassVar[Best] = "low"
+    least: ClassVar[int] = 8
+    bounds: ClassVar[tuple[float, float]] = (0.0, np.inf)
+    tested: ClassVar[bool] = True
+
+    def __call__(self, train: Sample, *samples: Sample) -> Comparison:
+        labels = [0, *labels_of(train, samples)]
+        low = min(float(sample.images.min()) for sample in samples)
+        high = max(float(sample.images.max()) for sample in samples)
+        edges = np.linspace(low, max(high, low + 1e-6), self.bins + 1)
+        width = float(edges[1] - edges[0]) / 2.0
+        pairs = [pair for sample in samples for pair in zip(sample.images[:, 0], sample.masks, strict=True)]
+        counts = {label: np.stack([np.histogram(image[mask == label], edges)[0] for image, mask in pairs]) for label in labels}
+
+        def distances(real: Rows, synthetic: Rows) -> dict[int, float]:
+            sums = {label: (rows[real].sum(axis=0), rows[synthetic].sum(axis=0)) for label, rows in counts.items()}
+            # a label that no case of one side has is as far as the window is wide
+            return {label: wasserstein(p, q, width) if p.any() and q.any() else 1.0 for label, (p, q) in sums.items()}
+
+        def details(real: Rows, synthetic: Rows) -> dict[str, object]:
+            return {"tissues": [{"label": int(label), "distance": value} for label, value in distances(real, synthetic).items()]}
+
+        return Comparison(lambda real, synthetic: float(np.mean(list(distances(real, synthetic).values()))), details)
 
 
 def power(images: np.ndarray) -> np.ndarray:

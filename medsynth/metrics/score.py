@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from medsynth.conditions import Value
+from medsynth.rng import seed_for
 
 Best = Literal["low", "high", "anchor"]
 
@@ -63,6 +64,18 @@ def other_subjects(subjects: Sequence[str]) -> np.ndarray:
     """``(case, case)`` bool: True where two cases belong to different subjects. Slices of one person are no independent pair."""
     codes = np.unique(np.asarray(subjects), return_inverse=True)[1]
     return codes[:, None] != codes[None, :]
+
+
+FOLDS = 5
+
+
+def folds_of(subjects: Sequence[str]) -> np.ndarray:
+    """The fifth of the subjects that each case belongs to, by its subject's name alone, ``(case,)`` int.
+
+    What is fitted to four fifths of the training subjects and asked about the other one is never asked about what it knows. Every case is
+    asked of its own fifth's, so that training cases (the anchor) and others are treated alike.
+    """
+    return np.array([seed_for("fold", subject) % FOLDS for subject in subjects], int)
 
 
 def one_each(subjects: np.ndarray, rows: "Rows") -> "Rows":

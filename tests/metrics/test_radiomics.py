@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 
-from medsynth.metrics.anatomy import LabelVolumes, label_volumes
 from medsynth.metrics.embedding import LIMIT, standardised, whitened
 from medsynth.metrics.radiomics import Radiomics, TextureEffects, effects
-from medsynth.metrics.score import NotApplicable, Sample
+from medsynth.metrics.score import Sample
 
 
 def textured(features: np.ndarray, names=()) -> Sample:
@@ -63,33 +62,3 @@ def test_whitened_training_cases_have_unit_variance_along_every_axis():
     assert fixed.shape == (90, 15)
     assert np.cov(fixed.T, bias=True) == pytest.approx(np.eye(15), abs=0.02)
     assert pool == pytest.approx(fixed)
-
-
-def test_volumes_of_labels_are_in_millilitres():
-    masks = np.zeros((1, 10, 10, 10), np.uint8)
-    masks[0, :5] = 2
-    assert label_volumes(masks, np.array([1, 2]), (1.0, 2.0, 3.0)).tolist() == [[0.0, 500 * 6 / 1000]]
-
-
-def test_organs_of_the_wrong_size_are_found_and_counted():
-    def sample(sizes):
-        masks = np.zeros((len(sizes), 32, 32), np.uint8)
-        for mask, size in zip(masks, sizes, strict=True):
-            mask[:size, :10] = 1
-        return Sample(
-            images=np.zeros((len(sizes), 1, 2, 2)), features={}, subjects=[str(i) for i in range(len(sizes))], spacing=(1, 1), masks=masks
-        )
-
-    generator = np.random.default_rng(0)
-    train, real, good = (sample(generator.integers(10, 20, 60)) for _ in range(3))
-    bad = sample(np.concatenate([generator.integers(10, 20, 45), np.full(15, 30)]))
-    rows = np.arange(60), np.arange(60, 120)
-    right, wrong = (LabelVolumes()(train, real, other) for other in (good, bad))
-    assert wrong.value(*rows) > 3 * right.value(*rows)
-    assert wrong.details(*rows)["implausible"] == {"real": 0.0, "synthetic": 0.25}
-
-
-def test_images_without_masks_have_no_volumes():
-    sample = textured(np.zeros((5, 2)))
-    with pytest.raises(NotApplicable, match="no masks"):
-        LabelVolumes()(sample, sample, sample)
