@@ -9,7 +9,6 @@ No single space sees every defect: random convolutions and texture see blur, noi
 import hashlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from scipy import ndimage
 from torch import nn
 from tqdm import tqdm
 
+from medsynth import radiomics
 from medsynth.cohort import Cohort
 from medsynth.rng import generator_for
 
@@ -88,11 +88,11 @@ def _halved(image: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Texture:
-    """Radiomics-style features of the whole image: first-order statistics, co-occurrence, gradient and Laplacian-of-Gaussian energies.
+    """Radiomics of the whole image under their standard names (`medsynth.radiomics`), gradient and Laplacian-of-Gaussian energies.
 
-    Co-occurrence matrices (Haralick et al. 1973) are symmetric, over ``levels`` equal bins of -1..+1 (values beyond are clipped), at
-    each of ``distances`` in every direction of the grid (4 in 2-D, 13 in 3-D), and summed up as mean and standard deviation over
-    directions. ``sigmas`` are in voxels. A constant image has defined features: skewness and kurtosis 0, correlation 1.
+    Grey levels are ``levels`` equal bins of -1..+1 (values beyond are clipped). Co-occurrence is taken at each of ``distances``, all
+    directions of the grid together, with the spread of its contrast over directions; names of longer distances carry it. ``sigmas`` are in
+    voxels. A constant image has defined features.
     """
 
     levels: int = 16
@@ -101,80 +101,44 @@ class Texture:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         images = _checked(images)
-        rows = [self._features(image[0].astype(np.float64)) for image in images]
+        rows = [list(self._features(image[0].astype(np.float64)).values()) for image in images]
         return np.array(rows) if rows else np.zeros((0, len(self.names)))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """What each column is, in order."""
-        first = ("mean", "std", "skewness", "kurtosis", *(f"p{q}" for q in QUANTILES), "entropy", "uniformity")
-        glcm = tuple(
-            f"glcm{d}_{name}_{how}"
-            for d in self.distances
-            for how in ("mean", "std")
-            for name in ("contrast", "homogeneity", "correlation", "energy")
-        )
-        log = tuple(f"log{s:g}_{name}" for s in self.sigmas for name in ("magnitude", "std", "kurtosis"))
-        return (*first, *glcm, "gradient_mean", "gradient_std", "gradient_p90", "gradient_p99", *log)
+        return tuple(self._features(np.zeros((4, 4))))
 
-    def _features(self, image: np.ndarray) -> list[float]:
-        binned = np.clip(((image + 1) / 2 * self.levels).astype(np.int64), 0, self.levels - 1)
-        share = np.bincount(binned.ravel(), minlength=self.levels) / binned.size
-        present = share[share > 0]
-        first = [image.mean(), image.std(), *_shape(image), *np.percentile(image, QUANTILES)]
-        first += [-(present * np.log2(present)).sum(), (share**2).sum()]
+    def _features(self, image: np.ndarray) -> dict[str, float]:
+        grey = np.clip(((image + 1) / 2 * self.levels).astype(np.int64), 0, self.levels - 1) + 1
+        found = radiomics.statistics(image) | radiomics.histogram(grey)
+        for distance in self.distances:
+            found |= self._cooccurrence(grey, distance)
+        for family in (radiomics.runs, radiomics.zones, radiomics.differences, radiomics.dependences):
+            found |= family(grey)
         gradient = np.sqrt(sum(part**2 for part in np.gradient(image)))
-        edges = [gradient.mean(), gradient.std(), *np.percentile(gradient, (90, 99))]
-        blobs = []
+        p90, p99 = np.percentile(gradient, (90, 99))
+        found |= {"gradient_mean": gradient.mean(), "gradient_std": gradient.std(), "gradient_p90": p90, "gradient_p99": p99}
         for sigma in self.sigmas:
             response = sigma**2 * ndimage.gaussian_laplace(image, sigma, mode="nearest")  # sigma^2: scale-normalised (Lindeberg 1998)
-            blobs += [np.abs(response).mean(), response.std(), _shape(response)[1]]
-        return [*first, *self._cooccurrence(binned), *edges, *blobs]
+            found |= {f"log{sigma:g}_magnitude": np.abs(response).mean(), f"log{sigma:g}_std": response.std()}
+            found[f"log{sigma:g}_kurtosis"] = _kurtosis(response)
+        return found
 
-    def _cooccurrence(self, binned: np.ndarray) -> list[float]:
-        features = []
-        for distance in self.distances:
-            directions = [[distance * step for step in way] for way in _half_directions(binned.ndim)]
-            fitting = [way for way in directions if all(abs(step) < size for step, size in zip(way, binned.shape, strict=True))]
-            table = np.array([_haralick(cooccurrence(binned, way, self.levels)) for way in fitting])
-            features += [*table.mean(0), *table.std(0)]
-        return features
-
-
-QUANTILES = (1, 10, 25, 50, 75, 90, 99)
+    def _cooccurrence(self, grey: np.ndarray, distance: int) -> dict[str, float]:
+        ways = [tuple(distance * step for step in way) for way in radiomics.directions(grey.ndim)]
+        fitting = [way for way in ways if all(abs(step) < size for step, size in zip(way, grey.shape, strict=True))]
+        counts = [radiomics.pairs(grey, way, self.levels) for way in fitting]
+        apart = np.subtract.outer(np.arange(self.levels), np.arange(self.levels)) ** 2
+        contrasts = [(apart * each).sum() / each.sum() for each in counts]
+        found = radiomics.cooccurrence(sum(counts)) | {"cm_contrast_directions": float(np.std(contrasts))}
+        return found if distance == 1 else {name.replace("cm_", f"cm{distance}_", 1): value for name, value in found.items()}
 
 
-def cooccurrence(binned: np.ndarray, offset: list[int], levels: int) -> np.ndarray:
-    """Share of voxel pairs at this offset by their two grey levels, symmetric, ``(levels, levels)`` with sum 1."""
-    here = tuple(slice(max(0, -step), size - max(0, step)) for step, size in zip(offset, binned.shape, strict=True))
-    there = tuple(slice(max(0, step), size - max(0, -step)) for step, size in zip(offset, binned.shape, strict=True))
-    pairs = binned[here] * levels + binned[there]
-    counts = np.bincount(pairs.ravel(), minlength=levels**2).reshape(levels, levels)
-    return (counts + counts.T) / (2 * pairs.size)
-
-
-def _haralick(matrix: np.ndarray) -> list[float]:
-    """Contrast, homogeneity (inverse difference moment), correlation, energy (angular second moment)."""
-    i, j = np.indices(matrix.shape)
-    mean = (i * matrix).sum()
-    variance = ((i - mean) ** 2 * matrix).sum()
-    covariance = ((i - mean) * (j - mean) * matrix).sum()
-    correlation = covariance / variance if variance > 1e-12 else 1.0
-    return [((i - j) ** 2 * matrix).sum(), (matrix / (1 + (i - j) ** 2)).sum(), correlation, (matrix**2).sum()]
-
-
-def _half_directions(dims: int) -> list[tuple[int, ...]]:
-    """One of each pair of opposite neighbours: 4 directions in 2-D, 13 in 3-D."""
-    return [way for way in product((-1, 0, 1), repeat=dims) if way > (0,) * dims]
-
-
-def _shape(values: np.ndarray) -> tuple[float, float]:
-    """Skewness and excess kurtosis; 0 for a constant."""
+def _kurtosis(values: np.ndarray) -> float:
+    """Excess kurtosis; 0 for a constant."""
     spread = values.std()
-    if spread < 1e-9:
-        return 0.0, 0.0
-    z = (values - values.mean()) / spread
-    return float((z**3).mean()), float((z**4).mean() - 3)
+    return float((((values - values.mean()) / spread) ** 4).mean() - 3) if spread > 1e-9 else 0.0
 
 
 def _checked(images: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medsynth.features import RandomConvolution, Texture, cooccurrence, extract, identity
+from medsynth.features import RandomConvolution, Texture, extract, identity
 from medsynth.rng import generator_for
 from tests.make_cohort import make_cohort
 from tests.make_evidence import images_of
@@ -71,29 +71,19 @@ def test_one_weight_bank_is_the_plain_convolution() -> None:
     assert extractor(image[:, None])[0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_cooccurrence_counts_pairs_like_a_loop() -> None:
-    binned = generator_for(0).integers(0, 4, (5, 6, 4))
-    offset = [1, -2, 0]
-    expected = np.zeros((4, 4))
-    for i, j, k in np.ndindex(*binned.shape):
-        a, b, c = i + offset[0], j + offset[1], k + offset[2]
-        if 0 <= a < 5 and 0 <= b < 6 and 0 <= c < 4:
-            expected[binned[i, j, k], binned[a, b, c]] += 1
-            expected[binned[a, b, c], binned[i, j, k]] += 1
-    assert cooccurrence(binned, offset, 4) == pytest.approx(expected / expected.sum())
-
-
 def test_stripes_have_the_texture_of_stripes() -> None:
-    texture = Texture(levels=2, distances=(1,))
+    texture = Texture(levels=2, distances=(1, 2))
     stripes = np.broadcast_to(np.where(np.arange(16) % 2, 0.5, -0.5), (16, 16)).astype(np.float32)
     features = dict(zip(texture.names, texture(stripes[None, None])[0], strict=True))
-    # of four directions, three cross a stripe (contrast 1) and one runs along it (contrast 0)
-    assert features["glcm1_contrast_mean"] == pytest.approx(0.75)
-    assert features["glcm1_contrast_std"] == pytest.approx(np.std([1, 1, 1, 0]))
-    assert features["mean"] == pytest.approx(0)
-    assert features["std"] == pytest.approx(0.5)
-    assert features["entropy"] == pytest.approx(1)
-    assert features["uniformity"] == pytest.approx(0.5)
+    # of four directions, three cross a stripe (contrast 1) and one runs along it (contrast 0); two voxels on is the same stripe or the next
+    assert features["cm_contrast_directions"] == pytest.approx(np.std([1, 1, 1, 0]))
+    assert features["cm_contrast"] == pytest.approx((2 * 15 * 15 + 16 * 15) / (2 * 15 * 15 + 2 * 16 * 15))
+    assert features["cm2_contrast"] == pytest.approx(0)
+    assert features["stat_mean"] == pytest.approx(0)
+    assert features["stat_var"] == pytest.approx(0.25)
+    assert features["ih_entropy"] == pytest.approx(1)
+    assert features["szm_z_perc"] == pytest.approx(16 / 256)
+    assert features["rlm_r_perc"] == pytest.approx((16 + 3 * 256) / (4 * 256))
 
 
 def test_texture_does_not_change_when_the_image_is_mirrored(images: np.ndarray) -> None:
