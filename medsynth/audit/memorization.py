@@ -137,7 +137,8 @@ def judge(looked: Looked, level: Level, seed: int) -> Finding:
     recall = _recall(looked, threshold, line)
     least, least_unforeseen = (_least(recall, unforeseen) for unforeseen in (False, True))
     hard = np.flatnonzero((looked.score[:, TRAIN] > line) & (looked.score[:, TRAIN] > looked.score[:, HOLDOUT]))
-    near = (looked.score[:, TRAIN] > min(threshold, line)) & (looked.score[:, TRAIN] > looked.score[:, HOLDOUT])
+    # the lower threshold: a clean case that is drawn anew costs nothing
+    near = (looked.score[:, TRAIN] > min(conformal, line)) & (looked.score[:, TRAIN] > looked.score[:, HOLDOUT])
     copies = [looked.synthetic.cases[i].id for i in np.flatnonzero(near)]
 
     n = len(looked.score)
