@@ -171,26 +171,30 @@ class Anatomy:
         which = np.zeros(best.shape, np.int16)
         alike = best.copy()
         ways = self._ways()
-        progress = tqdm(total=len(ZOOMS) * len(ways), desc="comparing residuals", leave=False)
+        parts = list(_parts(len(self.references), 4 * CHUNK))
+        progress = tqdm(total=len(ZOOMS) * (len(ways) + len(parts)), desc="comparing residuals", leave=False)
         for z, zoom in enumerate(ZOOMS):
             enlarged, valid = zoomed(queries, zoom)
             core = self._core(valid)
-            known = [self._moved(part, valid) for part in _chunks(self.references)]
             middle = self._moved(self.mean[None], valid, subtract=False)[:, 0]
             modes = Modes(self, core)
-            for w, way in enumerate(ways):
-                for start in range(0, len(queries), CHUNK):
-                    part = slice(start, start + CHUNK)
+            seen = []  # the queries, in every way: small beside the references moved by every step, of which one part is held at a time
+            for way in ways:
+                for part in _parts(len(queries), CHUNK):
                     laid = self._laid(_turned(enlarged[part], way), valid)
                     np.maximum(alike[part], modes.alike(laid), out=alike[part])
                     own = self._pooled(self._fine(laid, valid) * core)
                     # norm of (own - middle), for every step of the middle
                     energy = (own**2).sum(1) - 2 * middle @ own.T + (middle**2).sum(1)[:, None]
-                    norm = np.sqrt(np.maximum(energy, 1e-12))[:, :, None]
-                    score = np.concatenate([self._over_steps(own, middle, norm, moved) for moved in known], axis=1)
-                    better = score > best[part]
-                    best[part][better] = score[better]
-                    which[part][better] = z * len(ways) + w
+                    seen.append((way, part, own, np.sqrt(np.maximum(energy, 1e-12))[:, :, None]))
+                progress.update()
+            for known in parts:
+                moved = self._moved(self.references[known], valid)
+                for way, part, own, norm in seen:
+                    score = self._over_steps(own, middle, norm, moved)
+                    better = score > best[part, known]
+                    best[part, known][better] = score[better]
+                    which[part, known][better] = z * len(ways) + ways.index(way)
                 progress.update()
         progress.close()
         return best, which, alike
@@ -394,4 +398,8 @@ def _unit(rows: np.ndarray, centre: bool = True) -> np.ndarray:
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    return (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    return (images[part] for part in _parts(len(images), CHUNK))
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
