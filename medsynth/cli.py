@@ -30,6 +30,7 @@ TOOLS = {
     "pull": "fetch series from a PACS for prepare, by C-GET, C-MOVE or WADO-RS",
     "deidentify": "the DICOM and NIfTI files of a folder, rebuilt without what names anybody",
     "verify": "is a release whole, and who signed it; needs nothing but the release",
+    "reader-study": "a blinded pack for readers: real or synthetic? The key is kept apart; answers= scores it",
     "trace": "which runs and releases a person went into, by the id that the archive has",
 }
 SETTINGS = {

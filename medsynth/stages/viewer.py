@@ -27,7 +27,7 @@ def viewer(shown: Sequence[tuple[str, Cohort, Case]]) -> dict[str, Any]:
     """What the template needs to show these volumes, each with its title: the scripts, their hashes for the policy, the packed volumes."""
     library, glue = LIBRARY.read_text(encoding="utf-8"), GLUE.read_text(encoding="utf-8")
     return {
-        "library": _packed(library.encode()),
+        "library": _library(),
         "glue": Markup(glue),  # our own file, and no part of it comes from data
         "hashes": [_hash(glue), _hash(library)],
         "volumes": [{"title": title, **_volume(cohort, case)} for title, cohort, case in shown],
@@ -42,8 +42,8 @@ def _volume(cohort: Cohort, case: Case) -> dict[str, Any]:
     blocks, middle = _blocks(grey, factors), tuple(factor // 2 for factor in factors)
     labels = None if case.mask is None else _blocks(cohort.mask(case), factors)[:, middle[0], :, middle[1], :, middle[2]]
     return {
-        "image": nifti(blocks.mean(axis=(1, 3, 5)).round().astype(np.uint8), spacing),
-        "labels": None if labels is None else nifti(labels, spacing),
+        "image": _text(nifti(blocks.mean(axis=(1, 3, 5)).round().astype(np.uint8), spacing)),
+        "labels": None if labels is None else _text(nifti(labels, spacing)),
         "spacing": [f"{step:.3g}" for step in spacing],
     }
 
@@ -56,9 +56,9 @@ def coarsening(shape: Sequence[int]) -> list[int]:
     return [min(factor, n) for n in shape]
 
 
-def nifti(voxels: np.ndarray, spacing: Sequence[float]) -> str:
-    """A volume ``(x, y, z)``, uint8, RAS+, as base64 of a gzipped NIfTI-1 file; its header holds the grid and nothing else."""
-    return _packed(nib.Nifti1Image(voxels, np.diag([*spacing, 1.0])).to_bytes())
+def nifti(voxels: np.ndarray, spacing: Sequence[float]) -> bytes:
+    """A volume ``(x, y, z)``, uint8, RAS+, as a gzipped NIfTI-1 file; its header holds the grid and nothing else."""
+    return gzip.compress(nib.Nifti1Image(voxels, np.diag([*spacing, 1.0])).to_bytes(), 9, mtime=0)
 
 
 def _blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
@@ -68,8 +68,12 @@ def _blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 
 
 @cache
-def _packed(content: bytes) -> str:
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+def _library() -> str:
+    return _text(gzip.compress(LIBRARY.read_bytes(), 9, mtime=0))
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _hash(script: str) -> str:

@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
 import yaml
@@ -19,8 +20,12 @@ from medsynth.errors import SettingsError
 
 def perform(verb: str, arguments: Sequence[str]) -> None:
     """Read the arguments and do the work. Raises SettingsError for mistakes on the command line, all at once."""
-    module = importlib.import_module(f"medsynth.tools.{verb}")
+    module = _module(verb)
     module.run(parse(module.Settings, arguments))
+
+
+def _module(verb: str) -> ModuleType:
+    return importlib.import_module(f"medsynth.tools.{verb.replace('-', '_')}")
 
 
 def parse(kind: type, arguments: Sequence[str]) -> Any:
@@ -55,7 +60,7 @@ def _value(kind: Any, text: str) -> Any:
 
 def describe(verb: str) -> list[str]:
     """The lines of ``medsynth VERB --help`` about its settings."""
-    first, *rest = fields(importlib.import_module(f"medsynth.tools.{verb}").Settings)
+    first, *rest = fields(_module(verb).Settings)
     lines = [f"usage: medsynth {verb} {first.name.upper()} [setting=value ...]", "", f"  {first.name.upper():<28} {first.metadata['help']}"]
     for field in rest:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
