@@ -88,7 +88,7 @@ class MembershipModel:
     """
 
     subjects: int = 400
-    cases: int = 2
+    cases: int = 1
     draws: int = 2
 
     def __call__(self, evidence: Evidence) -> Finding:
