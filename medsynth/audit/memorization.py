@@ -20,16 +20,18 @@ Validation subjects chose the checkpoint: they are neither members nor controls,
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from scipy import ndimage
+from tqdm import tqdm
 
-from medsynth.audit.finding import Evidence, Finding, Verdict, rounded
+from medsynth.audit.finding import Evidence, Finding, Model, Verdict, rounded
 from medsynth.audit.level import Level
-from medsynth.audit.nearest import References, nearest, reduced
-from medsynth.audit.plants import UNFORESEEN, kinds
+from medsynth.audit.nearest import References, nearest, pooled, reduced, reduction
+from medsynth.audit.plants import UNFORESEEN, kinds, redrawn
 from medsynth.audit.rates import (
     calibration_units,
     clopper_pearson,
@@ -70,6 +72,10 @@ class Memorization:
         calibration, test, reference = _divided(holdout, level.division, seed)
         background = _one_a_subject(train, seed)[:BACKGROUND]
         planted, names, sources = _plant(members, cases, train, 2 * level.plants, seed)
+        if evidence.model is not None:
+            copies, rows = _redrawn(evidence.model, train, 2 * level.plants, seed)
+            planted = np.concatenate([planted, pooled(copies, reduction(train.header.shape, self.voxels))])
+            names, sources = np.concatenate([names, ["redrawn"] * len(rows)]), np.concatenate([sources, rows])
         never_seen = holdout.where(holdout.cases[i] for i in reference)
 
         queries = np.concatenate([cases, others[calibration], others[test], members[background], planted])
@@ -285,6 +291,19 @@ def _plant(members: np.ndarray, cases: np.ndarray, train: Cohort, count: int, se
             names.append(name)
             sources.append(row)
     return np.stack(images), np.array(names), np.array(sources)
+
+
+def _redrawn(model: Model, train: Cohort, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` training cases, each drawn again by the model from a little noise, ``(count, *space)``, and their rows."""
+    order = _one_a_subject(train, seed_for(seed, "plant", "redrawn"))
+    rows = np.array([order[number % len(order)] for number in range(count)])
+
+    def one(number: int) -> np.ndarray:
+        case = train.cases[rows[number]]
+        return redrawn(model, train.pixels(case), case.condition, generator_for(seed, "plant", "redrawn", number))[0]
+
+    with model.session(), ThreadPoolExecutor(model.workers) as pool:
+        return np.stack(list(tqdm(pool.map(one, range(count)), total=count, desc="near-duplicates of the model", leave=False))), rows
 
 
 def on_one_scale(score: np.ndarray, row: np.ndarray, background: slice) -> tuple[np.ndarray, np.ndarray]:

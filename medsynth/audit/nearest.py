@@ -350,14 +350,14 @@ def pooled(images: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
 
 def reduced(cohort: Cohort, voxels: int) -> np.ndarray:
     """All images of a cohort, ``(case, *space)``, averaged down to at most ``voxels`` each; one full image in memory at a time."""
-    factors = _reduction(cohort.header.shape, voxels)
+    factors = reduction(cohort.header.shape, voxels)
     images = np.concatenate([pooled(cohort.pixels(case)[:1], factors) for case in cohort])
     if not np.isfinite(images).all():
         raise MedsynthError(f"A {cohort.header.kind} image holds values that are not finite. Make the cohort again.")
     return images
 
 
-def _reduction(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
+def reduction(shape: tuple[int, ...], voxels: int) -> tuple[int, ...]:
     """Block sizes, the same along every axis that allows it, that bring a grid down to at most ``voxels``."""
     factor = 1
     while np.prod([max(size // factor, 1) for size in shape]) > voxels:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsynth.audit.finding import Finding
+from medsynth.audit.finding import Finding, Model
 from medsynth.audit.level import LEVELS
 from medsynth.audit.memorization import Excess, Memorization
 from medsynth.audit.plants import kinds
@@ -42,6 +42,14 @@ def test_planted_copies_of_every_kind_are_found_and_unseen_subjects_are_not(clea
     assert worst >= (18, 18, ""), worst
     assert clean.details["false_alarm"]["flagged"] <= 5  # of 14, at a rate of 20 %
     assert clean.control == clean.details["false_alarm"]["flagged"] / 14
+
+
+def test_with_the_model_at_hand_its_own_near_duplicates_are_planted_too(tmp_path: Path) -> None:
+    model = Model(denoise=lambda x, sigma, condition: x / np.float32(1 + sigma[0] ** 2), levels=(0.1,))
+    recall = Memorization()(replace(make_evidence(tmp_path, level=QUICK), model=model)).details["recall"]
+    assert set(recall) == {*kinds(FLAT), "redrawn"}
+    assert (recall["redrawn"]["found"], recall["redrawn"]["source_named"], recall["redrawn"]["planted"]) == (4, 4, 4)
+    assert recall["redrawn"]["unforeseen"]
 
 
 @pytest.mark.parametrize("level", LEVELS)
