@@ -42,8 +42,10 @@ class Hit:
     kind: str
 
 
-def find(identifiers_file: Path, key: bytes, paths: Sequence[Path]) -> list[Hit]:
+def find(identifiers_file: Path, key: bytes, paths: Sequence[Path], *, own: bytes = b"") -> list[Hit]:
     """Files at or below ``paths`` whose names or bytes hold an identifier, by keyed hash.
+
+    ``own`` is what this program puts into every HTML page, the same bytes whatever the data: a date in a library's source is nobody's.
 
     gzip, zip (also npz and checkpoints), base64, UTF-16, DICOM, JSON and HTML escapes are undone first. Numbers are not text: of NIfTI,
     npy and safetensors files the headers, extensions and trailing bytes are read and not the voxels, of DICOM and PNG all but the pixels.
@@ -54,7 +56,7 @@ def find(identifiers_file: Path, key: bytes, paths: Sequence[Path]) -> list[Hit]
     for path, root in tqdm(files, desc="looking for identifiers", unit="file", disable=len(files) < 50):
         name = path.relative_to(root).as_posix() if path != root else path.name
         in_name = known.kinds(name)
-        kinds = in_name | (known.kinds(os.readlink(path)) if path.is_symlink() else _scan(known, path))
+        kinds = in_name | (known.kinds(os.readlink(path)) if path.is_symlink() else _scan(known, path, own))
         hits |= {Hit("(withheld)" if in_name else name, kind) for kind in kinds}
     return sorted(hits)
 
@@ -71,11 +73,12 @@ class _Unscanned(Exception):
     """Content that cannot be looked through."""
 
 
-def _scan(known: Matcher, path: Path) -> set[str]:
+def _scan(known: Matcher, path: Path, own: bytes) -> set[str]:
     """Kinds of identifiers in a file's content."""
     kinds: set[str] = set()
     try:
-        with path.open("rb") as file:
+        page = own and path.suffix == ".html"
+        with BytesIO(path.read_bytes().replace(own, b" ")) if page else path.open("rb") as file:
             for text in _texts(file, 0):
                 kinds |= known.kinds(text)
     except Exception:  # each container's reader raises its own where the bytes are broken or hostile

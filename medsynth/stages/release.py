@@ -40,6 +40,7 @@ from medsynth.receipt import RECEIPT, Receipt
 from medsynth.stages import STAGES, Run, privacy
 from medsynth.stages.audit import ledger_of
 from medsynth.stages.rejection import VERDICT
+from medsynth.stages.viewer import packed_library
 from medsynth.tracking import PRIVATE
 
 log = logging.getLogger(__name__)
@@ -447,7 +448,7 @@ def leaks_in(run: Run, folder: Path) -> list[Objection]:
     for name, path in seal.files_of(folder).items():
         if path.suffix in (".json", ".jsonl", ".tsv", ".md", ".html", ".yaml") and _mentions(path.read_text(encoding="utf-8"), people):
             found.append(Objection("real-case", f"{name} names a real case or subject by its pseudonym."))
-    hits = find(run.folder("prepare") / "identifiers.json", load_key(run.settings.paths.key), [folder])
+    hits = find(run.folder("prepare") / "identifiers.json", load_key(run.settings.paths.key), [folder], own=packed_library().encode())
     kinds: dict[str, set[str]] = {}
     for hit in hits:
         if hit.kind not in WEAK:  # a plain word proves nothing: a patient may be called Brown, or Case

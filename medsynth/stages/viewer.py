@@ -27,7 +27,7 @@ def viewer(shown: Sequence[tuple[str, Cohort, Case]]) -> dict[str, Any]:
     """What the template needs to show these volumes, each with its title: the scripts, their hashes for the policy, the packed volumes."""
     library, glue = LIBRARY.read_text(encoding="utf-8"), GLUE.read_text(encoding="utf-8")
     return {
-        "library": _library(),
+        "library": packed_library(),
         "glue": Markup(glue),  # our own file, and no part of it comes from data
         "hashes": [_hash(glue), _hash(library)],
         "volumes": [{"title": title, **_volume(cohort, case)} for title, cohort, case in shown],
@@ -68,7 +68,8 @@ def _blocks(image: np.ndarray, factors: Sequence[int]) -> np.ndarray:
 
 
 @cache
-def _library() -> str:
+def packed_library() -> str:
+    """NiiVue as it stands in every page with a viewer: base64 of its gzipped source."""
     return _text(gzip.compress(LIBRARY.read_bytes(), 9, mtime=0))
 
 

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from medsynth.cohort import Cohort
+from medsynth.io.identifiers import write_identifiers
+from medsynth.io.search import find
 from medsynth.stages import viewer
 from tests.make_cohort import make_cohort
 from tests.stages.test_report import Page, make_report, make_run
@@ -72,6 +74,19 @@ def test_niivue_is_the_published_one():
     notice = (Path(__file__).parents[2] / "NOTICE").read_text(encoding="utf-8")
     assert hashlib.sha256(viewer.LIBRARY.read_bytes()).hexdigest() in notice
     assert "Redistributions in binary form" in viewer.LIBRARY.with_name("LICENSES.txt").read_text(encoding="utf-8")
+
+
+def test_a_date_in_the_viewers_source_refuses_no_release_and_hides_nothing(solid, tmp_path):
+    birthdays, page = ["20170713", "19480229"], tmp_path / "out" / "report.html"  # the first also stands in a comment of a shader
+    write_identifiers(tmp_path / "identifiers.json", bytes(32), birthdays)
+    page.parent.mkdir()
+    html, own = (solid / "shareable.html").read_text(encoding="utf-8"), viewer.packed_library().encode()
+    page.write_text(html, encoding="utf-8")
+    assert [hit.kind for hit in find(tmp_path / "identifiers.json", bytes(32), [page.parent])] == ["date"]
+    assert find(tmp_path / "identifiers.json", bytes(32), [page.parent], own=own) == []
+    for birthday in birthdays:
+        page.write_text(html.replace("</main>", f"{birthday}</main>"), encoding="utf-8")
+        assert "date" in {hit.kind for hit in find(tmp_path / "identifiers.json", bytes(32), [page.parent], own=own)}
 
 
 def test_a_volume_keeps_its_grid_and_its_header_says_nothing_else():
