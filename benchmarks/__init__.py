@@ -17,6 +17,7 @@ BENCHMARKS = (
     "audit_search",
     "false_release",
     "copies",
+    "evaluation",
     "deidentification",
 )
 

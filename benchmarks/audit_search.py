@@ -18,9 +18,9 @@ def measure(tiny: bool) -> list[Table]:
     copies = min(5, synthetic)
     drawn[:copies] = real[:copies]
     subjects = References(images=real, groups=np.zeros(training, int), subjects=np.arange(training))
-    before, cpu, wall = _reset_peak(), time.process_time(), time.perf_counter()
+    before, cpu, wall = reset_peak(), time.process_time(), time.perf_counter()
     found = nearest(drawn, subjects)
-    cpu, wall, peak = time.process_time() - cpu, time.perf_counter() - wall, _memory("VmHWM")
+    cpu, wall, peak = time.process_time() - cpu, time.perf_counter() - wall, memory("VmHWM")
     assert (found.row[:, :copies, 0] == np.arange(copies)).all(), "a copy was not found"
     row = {
         "synthetic": synthetic,
@@ -44,13 +44,13 @@ def images(name: str, count: int, size: int) -> np.ndarray:
     return own / own.std() + 2 * np.outer(np.hanning(size), np.hanning(size)).astype(np.float32)
 
 
-def _reset_peak() -> float:
+def reset_peak() -> float:
     """Begin a new peak of this process' memory; MiB now."""
     with suppress(OSError):  # a container may forbid it; in a process of its own the peak before is low anyway
         Path("/proc/self/clear_refs").write_text("5")
-    return _memory("VmRSS")
+    return memory("VmRSS")
 
 
-def _memory(name: str) -> float:
+def memory(name: str) -> float:
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith(f"{name}:")).split()[1]) / 1024

@@ -65,7 +65,7 @@ def readings(train: Sample, samples: Sequence[Sample], features: str) -> tuple[l
     fixed, pool, _ = standardised(train, samples, features)
     fold = folds_of(train.subjects)
     pool_fold = np.concatenate([folds_of(sample.subjects) for sample in samples])
-    asked = [condition for sample in samples for condition in sample.conditions]
+    asked = [condition for sample in samples for condition in sample.conditions or ({},) * len(sample)]
     found, blind = [], {}
     for name in names:
         values = sorted({str(c[name]) for c in train.conditions if isinstance(c.get(name), str)})
@@ -115,6 +115,8 @@ class ConditionFidelity:
     tested: ClassVar[bool] = False
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison:
+        if not all(len(sample.conditions) for sample in samples):
+            raise NotApplicable("nothing was asked of some of the cases")
         found, blind = readings(train, samples, self.features)
 
         def details(real: Rows, synthetic: Rows) -> dict[str, object]:

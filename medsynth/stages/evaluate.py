@@ -1,20 +1,20 @@
 """The stage that asks whether the cohort is good: every metric between held-out and synthetic cases, beside the same between real and real.
 
-Reads the cohorts of `prepare` and `sample`, and for likelihoods the denoiser of `train`. Writes ``metrics.json``, ``features.npz``
-(extractor and cohort to features) and ``figures/``. What could not be computed stands there with its reason; nothing is left out in
-silence.
+Reads the cohorts of `prepare` and `sample`, and for likelihoods the denoiser of `train`. Writes ``metrics.json``, ``figures/``, and
+features for the next time (``features.npz``: extractor and cohort to features; one file for each stand-in). What could not be computed
+stands there with its reason; nothing is left out in silence.
 """
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from medsynth.cohort import Cohort
+from medsynth.cohort import Cohort, sha256_of
 from medsynth.errors import MedsynthError
 from medsynth.features import Extractor, RandomConvolution, Texture, extract, identity
 from medsynth.metrics import baselines, figures
@@ -50,7 +50,7 @@ def work(run: Run, folder: Path) -> None:
 
     missing: list[dict[str, str]] = []
     scores = [scored(name, samples, settings.permutations) for name in tqdm(metrics, desc="evaluate", unit="metric")]
-    stand_ins = _stand_ins(samples, extractors, seed)
+    stand_ins = _stand_ins(samples, extractors, folder, seed)
     if not stand_ins:
         missing.append({"name": "baselines", "reason": "there are fewer than two training cases or no synthetic ones"})
     on_features = [name for name, metric in metrics.items() if metric.features]
@@ -102,17 +102,26 @@ def _comparable(real: Cohort, synthetic: Cohort) -> None:
 
 def _features(cohorts: Mapping[str, Cohort], extractors: Mapping[str, Extractor], path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Cohort to extractor to features, from ``path`` if it was made of the same cases by the same extractors."""
-    made_from = "\n".join([*(identity(e) for e in extractors.values()), *(cohort.digest for cohort in cohorts.values())])
+
+    def made() -> dict[str, np.ndarray]:
+        found = {f"{name}/{key}": extract(extractor, cohort) for key, cohort in cohorts.items() for name, extractor in extractors.items()}
+        return found | {f"cases/{key}": np.array([case.id for case in cohort]) for key, cohort in cohorts.items()}
+
+    kept = _kept(path, [*map(identity, extractors.values()), *(cohort.digest for cohort in cohorts.values())], made)
+    return {key: {name: kept[f"{name}/{key}"] for name in extractors} for key in cohorts}
+
+
+def _kept(path: Path, made_from: Sequence[str], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays that cost time, from ``path`` if they were made from the same."""
+    key = "\n".join(made_from)
     if path.is_file():
         with np.load(path, allow_pickle=False) as kept:
-            if str(kept["made_from"]) == made_from:
-                return {cohort: {name: kept[f"{name}/{cohort}"] for name in extractors} for cohort in cohorts}
-    found = {key: {name: extract(extractor, cohort) for name, extractor in extractors.items()} for key, cohort in cohorts.items()}
+            if str(kept["made_from"]) == key:
+                return {name: kept[name] for name in kept.files if name != "made_from"}
+    found = make()
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        arrays = {f"{name}/{cohort}": values for cohort, each in found.items() for name, values in each.items()}
-        arrays |= {f"cases/{key}": np.array([case.id for case in cohort]) for key, cohort in cohorts.items()}
-        np.savez(file, made_from=np.array(made_from), **arrays)
+        np.savez(file, made_from=np.array(key), **found)
     partial.replace(path)
     return found
 
@@ -134,27 +143,26 @@ def _names(extractors: Mapping[str, Extractor]) -> dict[str, Sequence[str]]:
     return {name: extractor.names for name, extractor in extractors.items() if isinstance(extractor, Texture)}
 
 
-def _stand_ins(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor], seed: int) -> dict[str, Sample]:
-    """Cohorts that need no model, as large as the synthetic one: blurred training cases, and draws from a Gaussian fitted to them."""
+def _stand_ins(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor], path: Path, seed: int) -> dict[str, Sample]:
+    """Cohorts that need no model, as large as the synthetic one: blurred training cases, and draws from a Gaussian fitted to them. Their
+    features are kept at ``path``."""
     train = samples["train"]
     size = min(len(train), len(samples["synthetic"]))
     if len(train) < 2 or not size:
         return {}
     copied = train.take(spread(train.subjects, size, seed=seed))
-    images = {
-        "blurred": (baselines.blurred(copied.images, train.spacing), copied.subjects),
-        "gaussian": (baselines.gaussian(train.images, size, seed=seed), [str(i) for i in range(size)]),
-    }
-    return {
-        name: Sample(
-            images=made,
-            features={key: extractor(made) for key, extractor in extractors.items()},
-            subjects=subjects,
-            spacing=train.spacing,
-            names=train.names,
+    copies = [f"blurred {subject}" for subject in copied.subjects]  # as a generator that copies would call them
+    found = {}
+    for name, images, subjects, conditions in (
+        ("blurred", baselines.blurred(copied.images, train.spacing), copies, copied.conditions),
+        ("gaussian", baselines.gaussian(train.images, size, seed=seed), [str(i) for i in range(size)], ()),
+    ):
+        made_from = [*map(identity, extractors.values()), sha256_of(images.tobytes())]
+        features = _kept(path / f"{name}.npz", made_from, lambda images=images: {key: each(images) for key, each in extractors.items()})
+        found[name] = Sample(
+            images=images, features=features, subjects=subjects, spacing=train.spacing, conditions=conditions, names=train.names
         )
-        for name, (made, subjects) in images.items()
-    }
+    return found
 
 
 def _likelihoods(

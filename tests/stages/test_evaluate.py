@@ -11,6 +11,7 @@ from medsynth.config import Settings
 from medsynth.diffusion.checkpoint import save_denoiser
 from medsynth.errors import MedsynthError
 from medsynth.metrics import baselines
+from medsynth.metrics.fidelity import ConditionFidelity
 from medsynth.metrics.intensity import Intensity
 from medsynth.metrics.kernel import KernelDistance
 from medsynth.metrics.radiomics import Radiomics
@@ -119,6 +120,14 @@ def test_the_model_tells_what_real_and_synthetic_cases_cost_it_if_it_is_asked(fi
         bits = row["details"]["bits_per_dimension"]
         assert row["value"] == pytest.approx(bits["synthetic"] - bits["real"], rel=1e-6)
         assert row["details"]["noise_floor"] == 0.01
+
+
+def test_attributes_that_nobody_can_see_are_named_with_the_reason_for_every_stand_in_too(tmp_path):
+    """The classes of this cohort are thrown like a coin."""
+    run, _ = run_of(tmp_path, metrics={"condition_fidelity": ConditionFidelity(features="texture")})
+    result = result_of(run)
+    assert "no attribute can be read from real cases: of 0.7 needed, class" in result["scores"][0]["reason"]
+    assert [row["status"] for row in result["baselines"]] == ["absent", "absent"]
 
 
 def test_what_a_case_costs_depends_on_the_case_alone(tmp_path):

@@ -1,0 +1,92 @@
+"""What the stage `evaluate` costs, from volumes on disk to metrics.json, and what a second run costs whose features are kept. No peer."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from scipy import ndimage
+
+from benchmarks.audit_search import memory, reset_peak
+from benchmarks.false_release import cohort_of
+from benchmarks.table import Row, Table
+from medsynth import config
+from medsynth.metrics.frechet import frechet
+from medsynth.rng import generator_for
+from medsynth.stages import Run, evaluate
+
+SPLITS = ("train", "holdout", "synthetic")
+
+
+def measure(tiny: bool) -> list[Table]:
+    if tiny:
+        return [table([((24, 24), 50, ("metric=fast",))]), distance(20, 64)]
+    return [table([((64, 64), 250, ("metric=fast",)), ((128, 128), 100, ()), ((32, 32, 32), 50, ())]), distance(500, 2048)]
+
+
+def distance(cases: int, dimensions: int) -> Table:
+    """One Frechet distance in many dimensions, where the root of the covariances' product takes half a minute."""
+    x, y = generator_for(0, "distance").standard_normal((2, cases, dimensions))
+    frechet(x, y)
+    cpu = time.process_time()
+    assert np.isfinite(frechet(x, y))
+    row = {"cases": cases, "dimensions": dimensions, "CPU s": time.process_time() - cpu}
+    return Table(title="Frechet distance", note="Between as many cases again. Fewer cases than dimensions.", rows=[row])
+
+
+def table(sizes: Sequence[tuple[tuple[int, ...], int, tuple[str, ...]]]) -> Table:
+    """Of these shapes, cases of each of three cohorts, and overrides of the settings."""
+    note = (
+        "As many training, held-out and synthetic cases, smooth random images, a subject each; two stand-ins of the same size are scored "
+        "too. Time is about linear in the cases up to some hundreds: features and pairs of images take most of it. Memory is the whole "
+        "process' (Linux VmHWM), libraries included."
+    )
+    return Table(title="Evaluation", note=note, rows=[_row(*size) for size in sizes])
+
+
+def _row(shape: tuple[int, ...], cases: int, overrides: Sequence[str]) -> Row:
+    cfg = config.compose(overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        run = Run(
+            settings=config.values(cfg),
+            objects=config.build(cfg, ["metric"]),
+            root=root,
+            tracker=SimpleNamespace(metrics=lambda values: None),
+        )
+        for stage in ("prepare", "sample", "evaluate"):
+            (root / stage).mkdir()
+        train, holdout, synthetic = (
+            cohort_of(root / ("sample" if split == "synthetic" else "prepare"), split, images(split, cases, shape)) for split in SPLITS
+        )
+        replace(train, cases=train.cases + holdout.cases).write(root / "prepare" / "cohort.jsonl")
+        synthetic.write(root / "sample" / "cohort.jsonl")
+        reset_peak()
+        first, again = (_seconds(run, root / "evaluate") for _ in range(2))
+        return {
+            "images": "x".join(map(str, shape)),
+            "cases": cases,
+            "metrics": len(run.objects["metric"]),
+            "CPU s": first[0],
+            "wall s": first[1],
+            "again, CPU s": again[0],
+            "peak MiB": memory("VmHWM"),
+        }
+
+
+def _seconds(run: Run, folder: Path) -> tuple[float, float]:
+    cpu, wall = time.process_time(), time.perf_counter()
+    evaluate.work(run, folder)
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def images(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Smooth random images, float32 ``(count, *shape)``, in -1..+1."""
+    found = np.empty((count, *shape), np.float32)
+    for number in range(count):
+        smooth = ndimage.gaussian_filter(generator_for(0, name, number).standard_normal(shape), 2)
+        found[number] = smooth / np.abs(smooth).max()
+    return found
