@@ -91,7 +91,7 @@ class Texture:
     """Radiomics of the whole image under their standard names (`medsynth.radiomics`), gradient and Laplacian-of-Gaussian energies.
 
     Grey levels are ``levels`` equal bins of -1..+1 (values beyond are clipped). Co-occurrence is taken at each of ``distances``, all
-    directions of the grid together, with the spread of its contrast over directions; names of longer distances carry it. ``sigmas`` are in
+    directions of the grid together, beside its standard deviation over directions; names of longer distances carry it. ``sigmas`` are in
     voxels. A constant image has defined features.
     """
 
@@ -111,11 +111,11 @@ class Texture:
 
     def _features(self, image: np.ndarray) -> dict[str, float]:
         grey = np.clip(((image + 1) / 2 * self.levels).astype(np.int64), 0, self.levels - 1) + 1
-        found = radiomics.statistics(image) | radiomics.histogram(grey)
+        found = _those(STATISTICS, radiomics.statistics(image)) | radiomics.histogram(grey)
         for distance in self.distances:
             found |= self._cooccurrence(grey, distance)
-        for family in (radiomics.runs, radiomics.zones, radiomics.differences, radiomics.dependences):
-            found |= family(grey)
+        found |= _those(RUNS, radiomics.runs(grey)) | _those(ZONES, radiomics.zones(grey))
+        found |= radiomics.differences(grey) | _those(DEPENDENCES, radiomics.dependences(grey))
         gradient = np.sqrt(sum(part**2 for part in np.gradient(image)))
         p90, p99 = np.percentile(gradient, (90, 99))
         found |= {"gradient_mean": gradient.mean(), "gradient_std": gradient.std(), "gradient_p90": p90, "gradient_p99": p99}
@@ -129,10 +129,25 @@ class Texture:
         ways = [tuple(distance * step for step in way) for way in radiomics.directions(grey.ndim)]
         fitting = [way for way in ways if all(abs(step) < size for step, size in zip(way, grey.shape, strict=True))]
         counts = [radiomics.pairs(grey, way, self.levels) for way in fitting]
-        apart = np.subtract.outer(np.arange(self.levels), np.arange(self.levels)) ** 2
-        contrasts = [(apart * each).sum() / each.sum() for each in counts]
-        found = radiomics.cooccurrence(sum(counts)) | {"cm_contrast_directions": float(np.std(contrasts))}
+        each = [radiomics.cooccurrence(count) for count in counts]
+        merged = radiomics.cooccurrence(sum(counts))
+        found = {name: merged[name] for name in COOCCURRENCE}
+        found |= {f"{name}_directions": float(np.std([one[name] for one in each])) for name in ANISOTROPY}
         return found if distance == 1 else {name.replace("cm_", f"cm{distance}_", 1): value for name, value in found.items()}
+
+
+# Of some hundred features most repeat the grey levels or each other, and would fill the leading axes of any distance: with all of them, a
+# blur of half a voxel was seen at 4.9 times real against real and noise of 2 % at 7.7, with these at 6.4 and 8.9 (60 slices of the phantom)
+STATISTICS = ("stat_mean", "stat_var", "stat_skew", "stat_kurt", "stat_p10", "stat_p90")
+COOCCURRENCE = ("cm_contrast", "cm_inv_diff_mom", "cm_corr", "cm_energy", "cm_joint_entr", "cm_info_corr1")
+ANISOTROPY = COOCCURRENCE[:4]
+RUNS = ("rlm_sre", "rlm_lre", "rlm_rlnu_norm", "rlm_r_perc", "rlm_rl_var", "rlm_rl_entr")
+ZONES = ("szm_sze", "szm_lze", "szm_zsnu_norm", "szm_z_perc", "szm_zs_var", "szm_zs_entr")
+DEPENDENCES = ("ngl_lde", "ngl_hde", "ngl_dcnu_norm", "ngl_dc_var", "ngl_dc_entr", "ngl_dc_energy")
+
+
+def _those(names: tuple[str, ...], features: dict[str, float]) -> dict[str, float]:
+    return {name: features[name] for name in names}
 
 
 def _kurtosis(values: np.ndarray) -> float:
