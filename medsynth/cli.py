@@ -72,7 +72,10 @@ SETTINGS = {
     "report": (),
     "release": ("release.formats", "release.dicom", "release.body_part", "release.bids_suffix", "release.override"),
 }
-ANYBODYS = ("synthetic=", "train=", "holdout=")  # an audit of folders from anywhere, and no stage of a run
+ANYBODYS = {  # of folders from anywhere, and no stage of a run: the tool of the verb's name does it
+    "audit": ("synthetic=", "train=", "holdout="),
+    "evaluate": ("real=", "synthetic=", "train="),
+}
 ERRNO = {
     errno.ENOSPC: "The disk is full. Free some space and run the same command again: finished work is kept.",
     errno.EDQUOT: "The disk quota is used up. Free some space and run the same command again: finished work is kept.",
@@ -128,11 +131,13 @@ def _verb_help(verb: str) -> str:
     for name in names:
         options = sorted(path.stem for path in (conf / name).glob("*.yaml")) if "." not in name else []
         lines.append(f"  {name}={{{','.join(options)}}}" if options else f"  {name}={OmegaConf.select(defaults, name)}")
-    if verb == "audit":
+    if verb in ANYBODYS:
         from medsynth.tools import describe
 
-        about = ["a cohort from anywhere, with no run of ours (medsynth audit synthetic=PATH train=PATH holdout=PATH [setting=value ...]):"]
-        lines += ["", *about, *describe("audit")[2:], "  audit.level, check, data.*, run.seed  as above; the grid follows from the images"]
+        asked = {"audit": "synthetic=PATH train=PATH holdout=PATH", "evaluate": "real=PATH synthetic=[A,B,...]"}[verb]
+        also = {"audit": "audit.level, check", "evaluate": "evaluate.*, metric"}[verb]
+        lines += ["", f"cohorts from anywhere, with no run of ours (medsynth {verb} {asked} [setting=value ...]):"]
+        lines += [*describe(verb)[2:], f"  {also}, data.*, run.seed  as above; the grid follows from the images"]
     lines += ["", f"All settings: medsynth {verb} --cfg job. A sweep: medsynth {verb} --multirun run.name=a,b"]
     return "\n".join(lines)
 
@@ -168,10 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join([f"medsynth {verb}: {TOOLS[verb]}", "", *tools.describe(verb)]))
             return 0
         return _guarded(verb, lambda: tools.perform(verb, overrides))
-    if verb == "audit" and any(override.startswith(ANYBODYS) for override in overrides):
-        from medsynth.tools import audit
-
-        return _guarded(verb, lambda: audit.perform(overrides))
+    if verb in ANYBODYS and any(override.startswith(ANYBODYS[verb]) for override in overrides):
+        tool = importlib.import_module(f"medsynth.tools.{verb}")
+        return _guarded(verb, lambda: tool.perform(overrides))
     if any(flag in overrides for flag in ("-h", "--help")):
         print(_verb_help(verb))
         return 0

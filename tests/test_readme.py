@@ -57,6 +57,21 @@ def test_every_experiment_composes(command: str):
     compose(shlex.split(command)[2:])
 
 
+def test_cohorts_of_other_generators_are_compared(tmp_path):
+    for name, count in (("real", 24), ("gan", 10), ("diffusion", 12)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            image, _ = blobs((12, 12, 8), 0, f"{name} {number}")
+            write(
+                tmp_path / name / f"scan_{number:02d}.nii.gz", (image * 500 + 500).astype(np.float32), np.diag([2.0, 2.0, 2.0, 1.0]), True
+            )
+    (command,) = (c for c in COMMANDS if "/data/gan" in c)
+    out = run([sys.executable, "-m", "medsynth.cli", *shlex.split(command.replace("/data", str(tmp_path)))[1:], *SMALL[-3:-1]], tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert "real against real" in out.stdout
+    assert (tmp_path / "leaderboard" / "index.html").is_file()
+
+
 @pytest.mark.slow
 def test_your_own_data_in_five_lines(tmp_path):
     images = tmp_path / "mr" / "images"

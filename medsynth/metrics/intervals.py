@@ -90,9 +90,9 @@ def interval(
     """The 95 % interval ``value +- 1.96 sd sqrt(m / (N - m))`` over random halves of the subjects, m of N, on both sides; cut at
     ``bounds``."""
     generator = generator_for(seed, "halves")
-    sides = [_by_subject(subjects, rows) for rows in (real, synthetic)]
+    sides = [by_subject(subjects, rows) for rows in (real, synthetic)]
     halves = [len(side) // 2 for side in sides]
-    values = [comparison.value(*[_draw(side, m, generator) for side, m in zip(sides, halves, strict=True)]) for _ in range(subsamples)]
+    values = [comparison.value(*[draw(side, m, generator) for side, m in zip(sides, halves, strict=True)]) for _ in range(subsamples)]
     # the two sides' factors are one, or a little less where a number is odd: the larger is the careful one
     factor = max(math.sqrt(m / (len(side) - m)) for side, m in zip(sides, halves, strict=True))
     centre, reach = comparison.value(real, synthetic), 1.96 * float(np.std(values, ddof=1)) * factor
@@ -105,7 +105,7 @@ def permutation_p(comparison: Comparison, subjects: Sequence[str], real: Rows, s
     One random case of each subject takes part, since only subjects are exchangeable.
     """
     generator = generator_for(seed, "permutations")
-    real, synthetic = ([generator.choice(rows) for rows in _by_subject(subjects, side)] for side in (real, synthetic))
+    real, synthetic = ([generator.choice(rows) for rows in by_subject(subjects, side)] for side in (real, synthetic))
     both = np.array([*real, *synthetic])
     observed = comparison.value(both[: len(real)], both[len(real) :])
     at_least = 1
@@ -115,7 +115,7 @@ def permutation_p(comparison: Comparison, subjects: Sequence[str], real: Rows, s
     return at_least / (permutations + 1)
 
 
-def _by_subject(subjects: Sequence[str], rows: Rows) -> list[np.ndarray]:
+def by_subject(subjects: Sequence[str], rows: Rows) -> list[np.ndarray]:
     """The rows of each subject."""
     found: dict[str, list[int]] = {}
     for row in rows:
@@ -123,5 +123,6 @@ def _by_subject(subjects: Sequence[str], rows: Rows) -> list[np.ndarray]:
     return [np.array(each) for each in found.values()]
 
 
-def _draw(sides: list[np.ndarray], count: int, generator: np.random.Generator) -> Rows:
+def draw(sides: list[np.ndarray], count: int, generator: np.random.Generator) -> Rows:
+    """The rows of so many random subjects."""
     return np.concatenate([sides[i] for i in generator.choice(len(sides), count, replace=False)])

@@ -39,6 +39,7 @@ MEASURED = 64  # images of a cohort whose grids are looked at before the common 
 LONGEST = {2: 256, 3: 96}  # voxels along an axis, by dimensions, unless data.size says otherwise
 SAME_VIEW = 1.15  # ratio of extents up to which two cohorts show the same piece of a body
 PLACES = ("space", "box")
+REAL = ("train", "holdout", "real")  # cohorts of people; of any other name: synthetic
 PATTERN = r"sub-[A-Za-z0-9]+"
 
 
@@ -72,20 +73,33 @@ class Manifest:
     def scan(self, *, workers: int, journal: Journal | None = None) -> Scan:
         """List the cases; ``workers`` are not needed."""
         items = tuple(
-            Item(key=case.id, subject=case.subject, modality=case.modality, files=(), condition=case.condition) for case in self._cohort
+            Item(
+                key=case.id,
+                subject=case.subject,
+                modality=case.modality,
+                files=(),
+                condition=case.condition,
+                mask=(case.mask,) if case.mask else (),
+            )
+            for case in self._cohort
         )
         return Scan(items=items, rejected=(), files=len(items))
 
     def open(self, item: Item) -> Volume:
         """The image in stored units, in the cohort's canonical space."""
-        array = self._cohort.stored(self._cases[item.key])
-        return Volume(array.reshape(1, *array.shape, *[1] * (3 - array.ndim)), np.array(self._cohort.header.affine))
+        case = self._cases[item.key]
+        array, mask = self._cohort.stored(case), self._cohort.mask(case)
+        space = (*array.shape, *[1] * (3 - array.ndim))
+        return Volume(
+            array.reshape(1, *space), np.array(self._cohort.header.affine), None if mask is None else np.array(mask).reshape(space)
+        )
 
 
-def source_at(path: str, *, split: str, dims: int = 0, pattern: str = PATTERN, table: str = "") -> Source:
+def source_at(path: str, *, split: str, dims: int = 0, pattern: str = PATTERN, table: str = "", masks: bool = False) -> Source:
     """What reads the images of ``path``, by what lies there. Raises SettingsError where that is nothing, or of two kinds.
 
-    Of a folder that holds ``images/``, as Decathlon's and our releases' ``nifti/`` do, that is read alone: masks are no images.
+    Of a folder that holds ``images/``, as Decathlon's and our releases' ``nifti/`` do, that is read alone: masks are no images. With
+    ``masks``, those of the same names in ``labels/`` beside it are read as such.
     """
     root = Path(path).expanduser()
     if root.name == "cohort.jsonl" or (root / "cohort.jsonl").is_file():
@@ -102,7 +116,9 @@ def source_at(path: str, *, split: str, dims: int = 0, pattern: str = PATTERN, t
     if nifti and root.is_file():
         return Folder(str(root.parent), "", "", images=".", masks="", files=root.name, subject_pattern=pattern, modality="OT")
     if nifti:
-        return Folder(str(root), "", "", images=".", masks="", subject_pattern=pattern, modality="OT", table=table)
+        labelled = masks and root.name == "images" and (root.parent / "labels").is_dir()
+        place = {"images": "images", "masks": "labels"} if labelled else {"images": ".", "masks": ""}
+        return Folder(str(root.parent if labelled else root), "", "", **place, subject_pattern=pattern, modality="OT", table=table)
     if root.is_file():
         raise SettingsError(f"{path} is neither a folder, nor NIfTI, .npy, .npz or cohort.jsonl.")
     return DicomTree(str(root), "", "")
@@ -117,20 +133,25 @@ def read_cohorts(
     given: Sequence[str] = (),
     place: str = "space",
     subjects: str = "",
+    masks: bool = False,
 ) -> Reading:
-    """Read each path as the cohort of its name (train, holdout, synthetic, ...) into ``folder``.
+    """Read each path as the cohort of its name into ``folder``: real ones (`REAL`), and synthetic ones of any other name.
 
     ``reference`` names the cohort whose view is the common one; ``data`` says how, of which ``given`` names what the user chose
     ("data.size"): all else follows from the images. ``place``: ``space`` trusts the files' millimetres, ``box`` stretches every image over
     the grid, as generators do that resize whole images. ``subjects``: a table (image, subject), ``folders`` for the first folder below the
-    path, a regular expression to search in the path, or empty for ``sub-XXX``. Raises SettingsError and MedsynthError.
+    path, a regular expression to search in the path, or empty for ``sub-XXX``. ``masks``: label maps are read too, where there are any.
+    Raises SettingsError and MedsynthError.
     """
     if place not in PLACES:
         raise SettingsError(f"place={place}: it is one of {', '.join(PLACES)}.")
     table = Path(subjects).expanduser() if subjects.lower().endswith((".csv", ".tsv")) else None
     pattern = {"": PATTERN, "folders": r"^([^/]+)/"}.get(subjects, "" if table else subjects)
     dims = data.dims if "data.dims" in given else 0
-    sources = {name: source_at(path, split=name, dims=dims, pattern=pattern) for name, path in paths.items()}
+    sources = {
+        name: source_at(path, split="holdout" if name == "real" else name, dims=dims, pattern=pattern, masks=masks)
+        for name, path in paths.items()
+    }
     scans = {name: source.scan(workers=data.workers) for name, source in sources.items()}
     items = {name: sorted(scan.items, key=lambda item: item.key) for name, scan in scans.items()}
     for name, scan in scans.items():
@@ -140,10 +161,8 @@ def read_cohorts(
     known = {name: source.unit == "subject" for name, source in sources.items()}
     if table:
         named = _subjects_in(table)
-        items = {
-            name: [_named(item, named, name, table) for item in found] if name != "synthetic" else found for name, found in items.items()
-        }
-        known |= {name: True for name in items if name != "synthetic"}
+        items = {name: [_named(item, named, name, table) for item in found] if name in REAL else found for name, found in items.items()}
+        known |= {name: True for name in items if name in REAL}
 
     data, spacing, extents = _grid(sources, items, data, given, reference)
     if place == "space":
@@ -154,22 +173,31 @@ def read_cohorts(
     for name, found in items.items():
         read = partial(_read, sources[name], data, spacing, place == "box")
         cases, integers, lost = [], [], Counter(r.code for r in scans[name].rejected)
+        masked = masks and any(item.mask for item in found)
         with ExitStack() as stack:
-            shard: Shard | None = None
+            shards: dict[str, Shard] = {}
+
+            def shard(file: str, shape: tuple[int, ...], dtype: str, stack=stack, shards=shards) -> Shard:
+                if file not in shards:
+                    shards[file] = stack.enter_context(Shard(folder / "volumes" / f"{file}.npy", shape, dtype))
+                return shards[file]
+
             for number, (item, images) in enumerate(tqdm(each(read, found, data.workers), total=len(found), desc=name, unit="image")):
                 if isinstance(images, Rejected):
                     lost[images.code] += 1
                     continue
                 for image in images:
-                    if shard is None:
-                        shard = stack.enter_context(Shard(folder / "volumes" / f"{name}.npy", image.pixels.shape, "float16"))
-                    row, sha256 = shard.append(image.pixels)
+                    row, sha256 = shard(name, image.pixels.shape, "float16").append(image.pixels)
+                    if masked:  # a case without a mask gets an empty row, which its entry does not name
+                        empty = np.zeros(image.pixels.shape)
+                        shard(f"{name}.mask", empty.shape, "uint8").append(empty if image.mask is None else image.mask)
                     case = Case(
                         id=f"{name}-{number:06d}" + ("" if image.slice is None else f"-{image.slice:03d}"),
                         subject=numbers[name][number],
                         split=name,
                         path=f"volumes/{name}.npy",
                         row=row,
+                        mask=f"volumes/{name}.mask.npy" if masked and image.mask is not None else None,
                         sha256=sha256,
                         shape=image.pixels.shape,
                         spacing=along_case(spacing, data)[: data.dims],
@@ -199,6 +227,15 @@ def read_cohorts(
         kinds={name: type(source).__name__ for name, source in sources.items()},
         rejected=rejected,
     )
+
+
+def refuse_overlap(train: Cohort, holdout: Cohort, name: str = "holdout") -> None:
+    """Raise MedsynthError where somebody, or an image, stands on both sides: then the control knows what it must not."""
+    people = set(train.subjects) & set(holdout.subjects)
+    images = {case.sha256 for case in train} & {case.sha256 for case in holdout}
+    if people or images:
+        what = f"{len(people)} subjects" if people else f"{len(images)} images"
+        raise MedsynthError(f"{what} of train stand in {name} too. Of {name}, there must be only people that no training step ever saw.")
 
 
 def _read(source: Source, data: DataSettings, spacing: Sequence[float], stretched: bool, item: Item) -> list | Rejected:
@@ -300,8 +337,8 @@ def _header(
 ) -> Header:
     shape = cases[0].shape
     return Header(
-        kind="synthetic" if name == "synthetic" else "real",
-        unit="subject" if all(known[each] for each in known if each != "synthetic") else "image",
+        kind="real" if name in REAL else "synthetic",
+        unit="subject" if all(known[each] for each in known if each in REAL) else "image",
         source={"name": name},
         shape=tuple(shape),
         spacing=cases[0].spacing,

@@ -41,7 +41,7 @@ def work(run: Run, folder: Path) -> None:
     used = {name: cohort.where(cohort.cases[i] for i in spread(cohort.subjects, MOST, seed=seed)) for name, cohort in cohorts.items()}
     extractors = {name: EXTRACTORS[name] for name in sorted({m.features for m in metrics.values()} & set(EXTRACTORS))}
     features = _features(used, extractors, folder / "features.npz")
-    samples = {name: _sample(cohort, features[name], extractors) for name, cohort in used.items()}
+    samples = {name: sample_of(cohort, features[name], extractors) for name, cohort in used.items()}
 
     def scored(name: str, other: Mapping[str, Sample], permutations: int = 0) -> Score:
         three = (other[split] for split in SPLITS)
@@ -88,7 +88,7 @@ def work(run: Run, folder: Path) -> None:
         "not_computed": missing,
         "seed": seed,
     }
-    _write(folder / "metrics.json", json.dumps(validated(_rounded(result)), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    _write(folder / "metrics.json", json.dumps(validated(rounded(result)), indent=1, sort_keys=True, allow_nan=False) + "\n")
     run.tracker.metrics({key: value for row in scores for key, value in _tracked(row).items()})
 
 
@@ -126,7 +126,8 @@ def _kept(path: Path, made_from: Sequence[str], make: Callable[[], dict[str, np.
     return found
 
 
-def _sample(cohort: Cohort, features: Mapping[str, np.ndarray], extractors: Mapping[str, Extractor]) -> Sample:
+def sample_of(cohort: Cohort, features: Mapping[str, np.ndarray], extractors: Mapping[str, Extractor]) -> Sample:
+    """A cohort as the metrics see it, with its masks where every case has one."""
     masked = len(cohort) > 0 and all(case.mask is not None for case in cohort)
     return Sample(
         images=cohort.images(),
@@ -212,12 +213,12 @@ def _tracked(row: Score) -> dict[str, float]:
     return {key + end: value for end, value in values.items() if value is not None}
 
 
-def _rounded(value: object) -> object:
+def rounded(value: object) -> object:
     """Nine significant digits: further ones depend on how many threads a matrix product had."""
     if isinstance(value, Mapping):
-        return {str(key): _rounded(each) for key, each in value.items()}
+        return {str(key): rounded(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
+        return [rounded(each) for each in value]
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 

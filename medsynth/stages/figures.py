@@ -119,6 +119,32 @@ def bars(title: str, x_label: str, values: Mapping[str, float]) -> bytes:
         return _bytes(figure)
 
 
+def forest(
+    title: str,
+    x_label: str,
+    rows: Sequence[tuple[str, float, tuple[float, float]]],
+    band: tuple[float, float] | None = None,
+    zero: bool = False,
+) -> bytes:
+    """A value with its interval a row, the first on top: ``(name, value, (low, high))``. ``band`` is shaded, ``zero`` a line there."""
+    with _styled():
+        figure = Figure(figsize=(6.4, 1.1 + 0.27 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for y, (_, value, (low, high)) in enumerate(rows):
+            colour = BLUE if y == 0 and band else ORANGE
+            axes.plot([low, high], [y, y], color=colour, lw=2)
+            axes.plot(value, y, "s", color=colour, ms=5)
+        if band:
+            axes.axvspan(*band, color=BLUE, alpha=0.12, lw=0)
+        if zero:
+            axes.axvline(0, color=INK, lw=0.8)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set(title=title, xlabel=x_label)
+        return _bytes(figure)
+
+
 def ways(sigmas: np.ndarray, noisy: np.ndarray, expected: np.ndarray, spacing: Sequence[float]) -> bytes:
     """From noise to image, one column a noise level: above what the sampler holds, below what the denoiser expects at its end.
 

@@ -18,12 +18,11 @@ from medsynth import config
 from medsynth.audit import ledger
 from medsynth.audit.finding import Check, Evidence, Finding
 from medsynth.audit.level import level_named
-from medsynth.cohort import Cohort
-from medsynth.errors import MedsynthError, Refused, SettingsError
+from medsynth.errors import Refused, SettingsError
 from medsynth.io.identifiers import write_identifiers
 from medsynth.rng import seed_for
 from medsynth.stages import privacy
-from medsynth.stages.anyfolder import Reading, read_cohorts
+from medsynth.stages.anyfolder import Reading, read_cohorts, refuse_overlap
 from medsynth.stages.audit import examine, verdict_of
 from medsynth.stages.report import pairs_of
 from medsynth.tools import parse
@@ -97,15 +96,6 @@ def run(settings: Settings, values: config.Settings, checks: Mapping[str, Check]
         page = _page(out, evidence)
     (out / "index.html").write_text(page, encoding="utf-8")
     _tell(findings, reading, evidence, out)
-
-
-def refuse_overlap(train: Cohort, holdout: Cohort) -> None:
-    """Raise MedsynthError where somebody, or an image, stands on both sides: then the control knows what it must not."""
-    people = set(train.subjects) & set(holdout.subjects)
-    images = {case.sha256 for case in train} & {case.sha256 for case in holdout}
-    if people or images:
-        what = f"{len(people)} subjects" if people else f"{len(images)} images"
-        raise MedsynthError(f"{what} of train stand in holdout too. The holdout must be people that no training step ever saw.")
 
 
 def _folder(settings: Settings) -> Path:
