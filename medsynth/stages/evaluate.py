@@ -27,6 +27,7 @@ from medsynth.stages import Run, likelihood
 
 EXTRACTORS: Mapping[str, Extractor] = {"random_convolution": RandomConvolution(), "texture": Texture()}
 SPLITS = ("train", "holdout", "synthetic")
+VIOLIN = 11  # people below which the spread of their structures would draw single ones
 MOST = 1000  # cases of each cohort: distances between all pairs of three cohorts are held in memory
 
 
@@ -71,7 +72,7 @@ def work(run: Run, folder: Path) -> None:
     if all(len(sample) for sample in samples.values()):
         figures.intensity_histograms(samples, folder / "figures" / "intensity.png")
         figures.power_spectra(samples, folder / "figures" / "power_spectrum.png")
-    if all(len(sample) and sample.masks is not None for sample in samples.values()):
+    if all(sample.masks is not None and sample.n_subjects >= VIOLIN for sample in samples.values()):
         figures.structures(samples, folder / "figures" / "structures.png")
     if any(row.status == "ok" for row in scores):
         figures.forest(scores, folder / "figures" / "scores.png")

@@ -15,6 +15,7 @@ from medsynth.metrics.fidelity import ConditionFidelity
 from medsynth.metrics.intensity import Intensity
 from medsynth.metrics.kernel import KernelDistance
 from medsynth.metrics.radiomics import Radiomics
+from medsynth.metrics.schema import faults_of
 from medsynth.stages import Run, evaluate, likelihood, train
 from tests.make_cohort import make_cohort
 from tests.make_run import make_run
@@ -65,6 +66,7 @@ def test_every_metric_has_its_row_with_interval_and_anchor_and_every_stand_in_to
     rows = {row["name"]: row for row in result["scores"]}
     assert rows["radiomics"]["details"]["shifted"][0]["feature"] in evaluate.EXTRACTORS["texture"].names
     assert tracked["kid/random_convolution"] == pytest.approx(rows["kid"]["value"], rel=1e-8)
+    assert faults_of(json.loads((run.folder("evaluate") / "metrics.json").read_text())) == []
     assert {path.name for path in (run.folder("evaluate") / "figures").iterdir()} == {"intensity.png", "power_spectrum.png", "scores.png"}
 
 

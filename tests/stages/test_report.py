@@ -574,4 +574,4 @@ def test_what_each_score_can_see_is_a_table_of_scores_by_defects(tmp_path):
     table = facts_of(read(root), 0)["sanity"]
     assert table["defects"] == ["blur", "dropped class"]
     assert [row["cells"] for row in table["rows"]] == [[True, False], [None, None]]
-    assert "sees it blind" in page_of(root).text
+    assert "sees blind" in page_of(root).text
