@@ -97,19 +97,13 @@ class Authenticity:
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison:
         fixed, z = whitened(train, samples, self.features)
-        owner = np.unique(np.asarray(train.subjects), return_inverse=True)
-        index = {subject: k for k, subject in enumerate(owner[0])}
-        of_train = owner[1]
-        within = np.where(other_subjects(train.subjects), np.sqrt(squared_distances(fixed, fixed)), np.inf)
-        near = within.argmin(axis=1)
-        radius = within.min(axis=1)
-        # and without the nearest one's subject: what remains if that subject is the one that is judged
-        without = np.where(of_train[near][:, None] == of_train[None, :], np.inf, within).min(axis=1)
-        subject = np.array([index.get(name, -1) for sample in samples for name in sample.subjects])
-        distances = np.where(subject[:, None] == of_train[None, :], np.inf, np.sqrt(squared_distances(z, fixed)))
-        closest = distances.argmin(axis=1)
-        reach = np.where(of_train[near[closest]] == subject, without[closest], radius[closest])
-        authentic = distances.min(axis=1) > reach
+        names, owner = np.unique(np.asarray(train.subjects), return_inverse=True)
+        number = {name: k for k, name in enumerate(names)}
+        radius = np.where(other_subjects(train.subjects), np.sqrt(squared_distances(fixed, fixed)), np.inf).min(axis=1)
+        subject = np.array([number.get(name, -1) for sample in samples for name in sample.subjects])
+        distances = np.where(subject[:, None] == owner[None, :], np.inf, np.sqrt(squared_distances(z, fixed)))
+        # strictly: a training case that is its neighbour's nearest has its very radius
+        authentic = distances.min(axis=1) > radius[distances.argmin(axis=1)]
         return Comparison(lambda real, synthetic: float(authentic[synthetic].mean()))
 
 
