@@ -13,7 +13,7 @@ from medsynth.export.markdown import interval, line, number, table
 
 CONGRUENCE = ("kid", "mmd", "frechet", "intensity", "spectrum", "radiomics", "texture_effects")
 COVERAGE = ("coverage", "recall", "vendi", "ms_ssim")
-CONSTRAINT = ("precision", "density", "label_volumes")
+CONSTRAINT = ("precision", "density", "label_volumes", "implausible")
 VERDICTS = {"pass": "passed", "fail": "**FAILED**", "inconclusive": "**undecided**"}
 
 
@@ -67,12 +67,12 @@ def _scores(metrics: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _implausible(metrics: Mapping[str, Any]) -> str:
-    shares = [score["details"]["implausible"] for score in metrics["scores"] if score.get("details", {}).get("implausible")]
-    if not shares:
-        return "No structures were outlined, so implausible cases were not counted."
+    found = [score["details"] for score in metrics["scores"] if score["name"] == "implausible" and score.get("details")]
+    if not found:
+        return "No structures were outlined, or too few, so implausible cases were not counted."
     return (
-        f"Cases with a structure larger or smaller than any in training: {100 * shares[0]['synthetic']:.3g} % of the synthetic, "
-        f"{100 * shares[0]['real']:.3g} % of held-out real ones."
+        f"Cases with a structure whose size, number of parts or place hardly any training case has: {100 * found[0]['synthetic']:.3g} % of "
+        f"the synthetic, {100 * found[0]['real']:.3g} % of held-out real ones."
     )
 
 

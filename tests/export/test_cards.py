@@ -19,7 +19,7 @@ AUDIT = {
     "findings": [{"check": "memorization", "verdict": "pass", "why": "nothing | found\n# Approved"}],
 }
 SCORE = {"name": "kid", "features": "texture", "value": 0.031, "interval": [0.02, 0.04], "anchor": 0.001, "anchor_interval": None}
-VOLUMES = {"name": "label_volumes", "value": 0.4, "details": {"implausible": {"real": 0.01, "synthetic": 0.125}}}
+VOLUMES = {"name": "implausible", "value": 0.125, "details": {"real": 0.01, "synthetic": 0.125}}
 METRICS = {"scores": [SCORE, VOLUMES], "groups": [SCORE | {"group": "sex=F"}]}
 
 
