@@ -111,11 +111,15 @@ def test_coarse_voxels_are_means_and_labels_stay_on_their_grid(tmp_path, monkeyp
     monkeypatch.setattr(viewer, "MOST", 40)
     packed = viewer._volume(cohort, cohort.cases[0])
     image, labels = volume(packed["image"]), volume(packed["labels"])
-    assert image.shape == labels.shape
     np.testing.assert_allclose(image.affine, labels.affine)
     factor = round(image.affine[0, 0] / cohort.cases[0].spacing[0])
-    first = (cohort.pixels(cohort.cases[0])[0][:factor, :factor, :factor] + 1) * 127.5
-    assert np.asarray(image.dataobj)[0, 0, 0] == round(float(np.clip(first, 0, 255).mean()))
+    assert factor > 1
+    grey, mask = (cohort.pixels(cohort.cases[0])[0] + 1) * 127.5, cohort.mask(cohort.cases[0])
+    assert image.shape == labels.shape == tuple(n // factor for n in grey.shape)
+    for at in np.ndindex(image.shape):
+        block = tuple(slice(factor * k, factor * (k + 1)) for k in at)
+        assert np.asarray(image.dataobj)[at] == round(float(np.clip(grey[block], 0, 255).mean()))
+        assert np.asarray(labels.dataobj)[at] == mask[block][(factor // 2,) * 3]
 
 
 @pytest.mark.slow
