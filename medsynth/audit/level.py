@@ -49,7 +49,7 @@ class Level:
     @property
     def claim(self) -> str:
         """What a pass of all checks means."""
-        return f"{self.on_copies} {self.on_membership('cohort')}"
+        return f"{self.on_copies} {self.on_membership('cohort')} {self.on_attributes}"
 
     @property
     def on_copies(self) -> str:
@@ -58,6 +58,13 @@ class Level:
             f"corrected for recall) and none is a near-exact copy, by a detector that finds at least {self.recall:.0%} of each kind of "
             f"planted copy that it was made for and {self.unforeseen:.0%} of each other kind (lower 95 % bounds), and takes at most "
             f"{self.false_alarm:.0%} of unseen subjects for copies (upper 95 % bound)."
+        )
+
+    @property
+    def on_attributes(self) -> str:
+        return (
+            f"The released attributes let the attacks tried single out, link or guess at most {self.linkage:.0%} more than held-out subjects "
+            f"suffer (upper 95 % bound), and each released combination of classes is shared by at least {self.k} training subjects, or none."
         )
 
     def on_membership(self, held: str) -> str:

@@ -53,7 +53,7 @@ def test_levels_are_ordered_by_every_limit() -> None:
 
 
 def test_the_claim_says_its_numbers_and_promises_no_anonymity(level: Level) -> None:
-    for limit in (level.excess, level.recall, level.unforeseen, level.false_alarm):
+    for limit in (level.excess, level.recall, level.unforeseen, level.false_alarm, level.membership, level.linkage):
         assert f"{limit:.0%}" in level.claim
     assert "anonym" not in level.claim
     assert level.as_json()["needs"] == {"holdout": level.holdout, "synthetic": level.synthetic}
