@@ -15,7 +15,6 @@ BENCHMARKS = (
     "dicom_archive",
     "nifti_to_grid",
     "audit_search",
-    "false_release",
     "copies",
     "evaluation",
     "deidentification",

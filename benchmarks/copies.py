@@ -46,7 +46,8 @@ def main() -> int:
         except FileNotFoundError as missing:
             print(f"{name}: left out, {missing}", file=sys.stderr)
     print("\n".join(table.markdown() for table in found))
-    print(f"written to {write(found, hardware=processor(), conditions={'CPUs': os.cpu_count()}, folder=RESULTS / 'privacy')}")
+    path = write(found, hardware=processor(), conditions={"CPUs": os.cpu_count()}, folder=RESULTS / "privacy", name="copies")
+    print(f"written to {path}")
     return 0
 
 

@@ -169,9 +169,8 @@ def main(arguments: Sequence[str]) -> int:
     measured = measure("--tiny" in arguments)
     print("\n".join(table.markdown() for table in measured))
     if "--tiny" not in arguments:
-        path = write(
-            measured, hardware=processor(), conditions={"Compute threads": "1", "CPUs": os.cpu_count()}, folder=RESULTS / "privacy"
-        )
+        conditions = {"Compute threads": "1", "CPUs": os.cpu_count()}
+        path = write(measured, hardware=processor(), conditions=conditions, folder=RESULTS / "privacy", name="membership")
         print(f"written to {path}", file=sys.stderr)
     return 0
 

@@ -52,12 +52,12 @@ def processor() -> str:
     return f"{facts['model name']} family {facts.get('cpu family', '?')} model {facts.get('model', '?')}"
 
 
-def write(tables: Sequence[Table], *, hardware: str, conditions: Mapping[str, object], folder: Path = RESULTS) -> Path:
-    """``<date>-<hardware>.json`` and ``.md``; returns the latter. A second run of the day takes the first one's place."""
+def write(tables: Sequence[Table], *, hardware: str, conditions: Mapping[str, object], folder: Path = RESULTS, name: str = "") -> Path:
+    """``<name>-<date>-<hardware>.json`` and ``.md``; returns the latter. A second run of the day takes the first one's place."""
     date = datetime.now(UTC).date().isoformat()
     versions = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     document = {"date": date, "hardware": hardware, "conditions": dict(conditions), "versions": versions}
-    stem = f"{date}-{re.sub('[^a-z0-9]+', '-', hardware.lower()).strip('-')}"
+    stem = f"{name}-" * bool(name) + f"{date}-{re.sub('[^a-z0-9]+', '-', hardware.lower()).strip('-')}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}.json").write_text(json.dumps(document | {"tables": [asdict(table) for table in tables]}, indent=1) + "\n")
     head = f"{date}, {hardware}. " + ". ".join(f"{name}: {value}" for name, value in conditions.items()) + ".\n\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import benchmarks
-from benchmarks import gpu, membership
+from benchmarks import false_release, gpu, membership
 from benchmarks.__main__ import LATEST, README
 from benchmarks.sampling_quality import dpmpp, error
 from benchmarks.table import RESULTS, Table, write
@@ -63,6 +63,12 @@ def test_without_a_gpu_its_benchmark_says_so_and_ends_well(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 0
     assert "needs CUDA" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_false_releases_runs_tiny():
+    (table,) = false_release.measure(tiny=True)
+    assert [row["copies planted"] for row in table.rows] == ["0%", "1%", "2%", "3%", "4%", "5%"]
+    assert all(row["pass"] + row["inconclusive"] + row["fail"] == row["cohorts"] for row in table.rows)
 
 
 def test_the_benchmark_of_membership_runs_tiny():

@@ -63,8 +63,8 @@ class Level:
     @property
     def on_attributes(self) -> str:
         return (
-            f"The released attributes let the attacks tried single out, link or guess at most {self.linkage:.0%} more than held-out subjects "
-            f"suffer (upper 95 % bound), and each released combination of classes is shared by at least {self.k} training subjects, or none."
+            f"The released attributes let the attacks tried single out, link or guess at most {self.linkage:.0%} more than of held-out "
+            f"subjects (upper 95 % bound), and at least {self.k} training subjects share each released combination of classes, or none."
         )
 
     def on_membership(self, held: str) -> str:
