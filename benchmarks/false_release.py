@@ -1,7 +1,6 @@
 """How often does the audit err? Cohorts of a model's own samples that it does not pass, and cohorts with planted copies that it does.
 
-A small model is trained on chest radiographs (MedMNIST's PneumoniaMNIST, equal images left out, each a subject of its own). A large pool of
-its samples, and copies of training cases of every kind, are audited together at level strict. From the pool cohorts of 1,000 cases are
+A small model is trained on phantoms with a texture of their own, as organs have. A large pool of its samples, and copies of training cases of every kind, are audited together at level strict. From the pool cohorts of 1,000 cases are
 drawn: clean ones, and ones in which 1 to 5 % of the cases are copies. Each is judged as the product judges it; the search, which looks at
 every case by itself, is done once a division of the holdout. Cohorts of one division share its held-out subjects, so the rates are those of
 several places, not of a hundred independent ones.
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.small_model import drawn, slices, trained
+from benchmarks.small_model import drawn, trained
 from benchmarks.table import RESULTS, Row, Table, processor, write
 from medsynth.audit.finding import Evidence
 from medsynth.audit.level import LEVELS
@@ -27,8 +26,8 @@ from medsynth.audit.plants import kinds
 from medsynth.audit.rates import clopper_pearson
 from medsynth.cohort import Case, Cohort, Header, sha256_of
 from medsynth.rng import generator_for
+from tests.make_evidence import images_of
 
-DATA = Path("../shared/data/chest_xray/pneumoniamnist.npz")
 SHARES = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05)
 
 
@@ -41,18 +40,12 @@ def main() -> int:
     return 0
 
 
-def radiographs() -> np.ndarray:
-    """The chest radiographs in an order drawn once, none twice, float32 ``(image, 28, 28)`` in model units."""
-    with np.load(DATA, allow_pickle=False) as arrays:
-        images = np.unique(np.concatenate([arrays[f"{split}_images"] for split in ("train", "val", "test")]), axis=0)
-    return images[generator_for("false release", "order").permutation(len(images))].astype(np.float32) / 127.5 - 1
-
-
 def measure(tiny: bool) -> list[Table]:
-    subjects, held_out, pool, copies, steps, cohorts, divisions = (40, 24, 40, 2, 3, 2, 1) if tiny else (2000, 400, 4000, 20, 2000, 20, 5)
+    subjects, held_out, pool, copies, steps, cohorts, divisions = (40, 24, 40, 2, 3, 2, 1) if tiny else (1000, 400, 4000, 20, 2000, 20, 5)
     level = LEVELS["demo"] if tiny else LEVELS["strict"]
-    real = slices(range(subjects + held_out), 16) if tiny else radiographs()[: subjects + held_out]
-    members, strangers, space = real[:subjects], real[subjects:], real.shape[1:]
+    space = (16, 16) if tiny else (24, 24)
+    real = images_of(space, [f"subject {number}" for number in range(subjects + held_out)])
+    members, strangers = real[:subjects], real[subjects:]
     samples = drawn(trained(members, steps=steps, batch=32), pool, space, steps=2 if tiny else 20)
     planted = _copies(members, samples, copies)
     everything = np.concatenate([samples, planted])
