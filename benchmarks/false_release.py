@@ -1,9 +1,10 @@
 """How often does the audit err? Cohorts of a model's own samples that it does not pass, and cohorts with planted copies that it does.
 
-A small model is trained on phantoms with a texture of their own, as organs have. A large pool of its samples, and copies of training cases of every kind, are audited together at level strict. From the pool cohorts of 1,000 cases are
-drawn: clean ones, and ones in which 1 to 5 % of the cases are copies. Each is judged as the product judges it; the search, which looks at
-every case by itself, is done once a division of the holdout. Cohorts of one division share its held-out subjects, so the rates are those of
-several places, not of a hundred independent ones.
+A small model is trained on phantoms with a texture of their own, as organs have. A large pool of its samples, and copies of training cases
+of every kind, are audited together at level strict. From the pool cohorts of 1,000 cases are drawn: clean ones, and ones in which 1 to 5 %
+of the cases are copies. Each is judged as the product judges it; the search, which looks at every case by itself, is done once a division
+of the holdout. Cohorts of one division share its held-out subjects, so the rates are those of several places, not of a hundred independent
+ones.
 
 ``python -m benchmarks.false_release`` writes the table to results/privacy/.
 """
