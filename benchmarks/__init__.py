@@ -17,6 +17,7 @@ BENCHMARKS = (
     "audit_search",
     "copies",
     "evaluation",
+    "utility",
     "deidentification",
 )
 

@@ -20,6 +20,7 @@ VERBS = {
     "sample": "draw the synthetic cohort",
     "audit": "attack the cohort: identifiers, memorized training cases, with controls",
     "evaluate": "measure quality against held-out subjects, with intervals and a real-against-real floor",
+    "utility": "train small classifiers and segmenters on real, synthetic and mixed cases; test them on held-out subjects (not in run)",
     "report": "write report/index.html",
     "release": "write release/ if every verdict allows it; else say why not and exit with 3",
 }
@@ -69,6 +70,7 @@ SETTINGS = {
     ),
     "audit": ("audit.level", "check"),
     "evaluate": ("metric", "evaluate.subsamples", "evaluate.permutations"),
+    "utility": ("utility.steps", "utility.nets", "utility.shares", "utility.mixtures", "utility.attribute"),
     "report": (),
     "release": ("release.formats", "release.dicom", "release.body_part", "release.bids_suffix", "release.override"),
 }

@@ -113,6 +113,20 @@ class EvaluateSettings:
 
 
 @dataclass
+class UtilitySettings:
+    """Of ``medsynth utility``, which trains one net for each arm and each of ``nets``."""
+
+    steps: int = 300  # of the optimiser, the same for every net whatever it is trained on
+    batch: int = 32
+    nets: int = 3  # seeds: of weights, of batches, and of who is in a share
+    shares: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5, 1.0])  # of the real training subjects
+    mixtures: list[float] = field(default_factory=lambda: [0.5, 1.0])  # synthetic cases that are added, times the real training cases
+    attribute: str = ""  # the class that the classifier tells; none: the first of data.conditions that is one
+    draws: int = 1000  # of subjects and nets, for the intervals
+    workers: int = 2
+
+
+@dataclass
 class ReleaseSettings:
     formats: list[str] = field(default_factory=lambda: ["nifti", "dicom"])
     bids_suffix: str = ""  # contrast of MR images where bids is among the formats, such as T1w; none: a condition's value says it
@@ -140,6 +154,7 @@ class Settings:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    utility: UtilitySettings = field(default_factory=UtilitySettings)
     release: ReleaseSettings = field(default_factory=ReleaseSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     source: Any = None
@@ -275,6 +290,7 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
     mistakes = []
     positive = (
         "data.slices.every", "fit.checkpoint_every", "fit.ema_halflife", "fit.global_batch", "fit.preview_every", "fit.steps",
+        "utility.batch", "utility.draws", "utility.nets", "utility.steps",
         "evaluate.likelihood_steps", "fit.validate_every", "sampling.batch", "sampling.cases", "sampling.processes", "sampling.steps",
     )  # fmt: skip
     for name in positive:
@@ -291,6 +307,10 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
         mistakes.append(f"audit.level={cfg.audit.level}: must be one of {', '.join(LEVELS)}.{_nearest(cfg.audit.level, [*LEVELS])}")
     if cfg.train.canaries < 0:
         mistakes.append(f"train.canaries={cfg.train.canaries}: must be 0 (none) or more.")
+    for name in ("shares", "mixtures"):
+        listed = cfg.utility[name]
+        if not listed or min(listed) <= 0 or (name == "shares" and max(listed) > 1):
+            mistakes.append(f"utility.{name}={list(listed)}: needs numbers above 0{', at most 1' if name == 'shares' else ''}.")
     splits = cfg.data.splits
     if abs(splits.train + splits.validation + splits.holdout - 1) > 1e-6 or min(splits.train, splits.validation, splits.holdout) < 0:
         mistakes.append(f"data.splits: {splits.train} + {splits.validation} + {splits.holdout} must be shares that sum to 1.")

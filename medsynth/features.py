@@ -7,6 +7,7 @@ No single space sees every defect: random convolutions and texture see blur, noi
 """
 
 import hashlib
+import inspect
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from medsynth import radiomics
-from medsynth.cohort import Cohort
+from medsynth.cohort import Cohort, sha256_of
 from medsynth.rng import generator_for
 
 SMALLEST = 8  # voxels: an axis shorter than twice this is not halved any further
@@ -175,7 +176,9 @@ def extract(extractor: Extractor, cohort: Cohort, cache: Path | None = None) -> 
     """
     kept = None
     if cache is not None:
-        key = hashlib.sha256(f"{identity(extractor)}\n{cohort.digest}".encode()).hexdigest()[:32]
+        # settings alone would not tell a newer version's features apart
+        code = [sha256_of(Path(inspect.getfile(part))) for part in (type(extractor), radiomics)]
+        key = hashlib.sha256(f"{identity(extractor)}\n{code}\n{cohort.digest}".encode()).hexdigest()[:32]
         kept = cache / f"{key}.npy"
         if kept.is_file():
             return np.load(kept, allow_pickle=False)

@@ -40,6 +40,7 @@ class Stage:
     grows: tuple[str, ...] = ()
     rejecting: tuple[str, ...] = ()
     whole: bool = False  # makes its folder by rename, or none at all
+    aside: bool = False  # done when asked for, and by no ``run``
     anew: bool = False  # an unfinished attempt is thrown away, so it may have been another one: a wrong source.root
 
 
@@ -76,6 +77,9 @@ STAGES: Mapping[str, Stage] = {
     "evaluate": Stage(
         settings=("run.seed", "evaluate", "metric"), needs=("prepare", "train", "sample"), objects=("metric",), outputs=("metrics.json",)
     ),
+    "utility": Stage(
+        settings=("run.seed", "utility"), neutral=("utility.workers",), needs=("prepare", "sample"), outputs=("utility.json",), aside=True
+    ),
     "report": Stage(settings=(), needs=("prepare", "train", "sample", "audit", "evaluate"), outputs=("index.html", "report.json")),
     "release": Stage(
         settings=("release", "audit.level"),
@@ -84,7 +88,7 @@ STAGES: Mapping[str, Stage] = {
         whole=True,
     ),
 }
-VERBS = tuple(STAGES)
+VERBS = tuple(verb for verb, stage in STAGES.items() if not stage.aside)
 
 
 @dataclass(frozen=True, kw_only=True)
