@@ -18,6 +18,7 @@ BENCHMARKS = (
     "copies",
     "evaluation",
     "utility",
+    "sanity",
     "deidentification",
 )
 

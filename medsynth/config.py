@@ -108,6 +108,8 @@ class EvaluateSettings:
     seed: int | None = None
     subsamples: int = 100  # half-subsamples for the intervals
     permutations: int = 199
+    encoder_steps: int = 300  # training of each learned feature space, once; 0: none
+    sanity: str = "quick"  # defects injected into held-out images: off, small (one severity), quick (three), full (five)
     likelihood: int = 0  # cases of each cohort whose cost in bits per dimension is told; each takes as long as drawing about ten
     likelihood_steps: int = 50  # Heun steps of the ODE, each two evaluations with their derivative
 
@@ -171,6 +173,7 @@ class Settings:
 
 
 OBJECTS = ("source", "network", "process", "schedule", "sampler", "guidance", "optimizer", "privacy", "trainer", "check", "metric")
+SANITY = ("off", "small", "quick", "full")
 FORMATS = ("nifti", "dicom", "bids")
 ALLOWED = ("medsynth.", "monai.networks.", "torch.optim.", "lightning.")  # what a _target_ may name
 
@@ -305,6 +308,12 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
         mistakes.append(f"data.spacing={list(cfg.data.spacing)}: needs 3 numbers, mm along the oriented volume's axes (also for slices).")
     if cfg.audit.level not in LEVELS:
         mistakes.append(f"audit.level={cfg.audit.level}: must be one of {', '.join(LEVELS)}.{_nearest(cfg.audit.level, [*LEVELS])}")
+    if cfg.evaluate.encoder_steps < 0:
+        mistakes.append(f"evaluate.encoder_steps={cfg.evaluate.encoder_steps}: must be 0 (none) or more.")
+    if cfg.evaluate.sanity not in SANITY:
+        mistakes.append(
+            f"evaluate.sanity={cfg.evaluate.sanity}: must be one of {', '.join(SANITY)}.{_nearest(cfg.evaluate.sanity, SANITY)}"
+        )
     if cfg.train.canaries < 0:
         mistakes.append(f"train.canaries={cfg.train.canaries}: must be 0 (none) or more.")
     for name in ("shares", "mixtures"):

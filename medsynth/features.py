@@ -8,7 +8,7 @@ No single space sees every defect: random convolutions and texture see blur, noi
 
 import hashlib
 import inspect
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -165,8 +165,7 @@ def _checked(images: np.ndarray) -> np.ndarray:
 
 def identity(extractor: Extractor) -> str:
     """Name of an extractor with its settings: two extractors with one identity give the same numbers."""
-    settings = ", ".join(f"{name}={value!r}" for name, value in asdict(extractor).items())
-    return f"{type(extractor).__name__}({settings})"
+    return repr(extractor)
 
 
 def extract(extractor: Extractor, cohort: Cohort, cache: Path | None = None) -> np.ndarray:

@@ -149,3 +149,19 @@ class Score:
 
     def as_json(self) -> dict:
         return asdict(self)
+
+
+def clearly_worse(
+    best: Best,
+    value: float,
+    interval: Sequence[float],
+    anchor: float,
+    anchor_interval: Sequence[float],
+    p: float | None,
+) -> bool:
+    """Whether a difference to the bad side of real against real is shown: the 95 % intervals lie apart, or the permutation test has p of at
+    most 5 %. That none is shown at this number of cases does not mean that there is none."""
+    tested = p is not None and p <= 0.05
+    too_high = interval[0] > anchor_interval[1] or (tested and value > anchor)
+    too_low = interval[1] < anchor_interval[0] or (tested and value < anchor)
+    return {"low": too_high, "high": too_low, "anchor": too_high or too_low}[best]

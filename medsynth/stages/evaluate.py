@@ -1,8 +1,8 @@
 """The stage that asks whether the cohort is good: every metric between held-out and synthetic cases, beside the same between real and real.
 
 Reads the cohorts of `prepare` and `sample`, and for likelihoods the denoiser of `train`. Writes ``metrics.json``, ``figures/``, and
-features for the next time (``features.npz``: extractor and cohort to features; one file for each stand-in). What could not be computed
-stands there with its reason; nothing is left out in silence.
+features for the next time (``features.npz`` and ``learned.npz``: extractor and cohort to features; one file for each stand-in and each
+injected defect; ``encoders/``). What could not be computed stands there with its reason; nothing is left out in silence.
 """
 
 import json
@@ -17,13 +17,15 @@ from tqdm import tqdm
 from medsynth.cohort import Cohort, sha256_of
 from medsynth.errors import MedsynthError
 from medsynth.features import Extractor, RandomConvolution, Texture, extract, identity
-from medsynth.metrics import baselines, figures
+from medsynth.metrics import baselines, figures, sanity
+from medsynth.metrics.defects import Material, material
 from medsynth.metrics.intervals import score, spread
+from medsynth.metrics.learned import Qualified, middle, through, told
 from medsynth.metrics.likelihood import LikelihoodGap
 from medsynth.metrics.schema import validated
 from medsynth.metrics.score import Metric, Sample, Score
 from medsynth.rng import seed_for
-from medsynth.stages import Run, likelihood
+from medsynth.stages import Run, likelihood, spaces
 
 EXTRACTORS: Mapping[str, Extractor] = {"random_convolution": RandomConvolution(), "texture": Texture()}
 SPLITS = ("train", "holdout", "synthetic")
@@ -42,14 +44,29 @@ def work(run: Run, folder: Path) -> None:
     used = {name: cohort.where(cohort.cases[i] for i in spread(cohort.subjects, MOST, seed=seed)) for name, cohort in cohorts.items()}
     extractors = {name: EXTRACTORS[name] for name in sorted({m.features for m in metrics.values()} & set(EXTRACTORS))}
     features = _features(used, extractors, folder / "features.npz")
+    asked = {metric.features for metric in metrics.values()}
+    encoders, untaught = spaces.learned(asked, used["train"], settings.encoder_steps, folder / "encoders", seed=seed)
+    extractors |= (learned := {space: encoder for each in encoders.values() for space, encoder in each.items()})
+    if learned:
+        also = _features(used, learned, folder / "learned.npz")
+        features = {name: {**features[name], **also[name]} for name in features}
     samples = {name: sample_of(cohort, features[name], extractors) for name, cohort in used.items()}
+    tried = _material(samples, extractors, folder / "defects", settings.sanity, seed)
+    trials = _trials(encoders, tried)
+    missing = [{"name": f"scores on {name}", "reason": reason} for name, reason in untaught.items()]
+    metrics = {name: metric for name, metric in metrics.items() if metric.features not in untaught}
 
     def scored(name: str, other: Mapping[str, Sample], permutations: int = 0) -> Score:
-        three = (other[split] for split in SPLITS)
-        own = seed_for(seed, "metric", name)
-        return score(name, metrics[name], *three, seed=own, subsamples=settings.subsamples, permutations=permutations)
+        def seen(space: str, subsamples: int, permutations: int) -> Score:
+            three = (through(other[split], metric.features, space) if space in trials else other[split] for split in SPLITS)
+            return score(name, metric, *three, seed=own, subsamples=subsamples, permutations=permutations)
 
-    missing: list[dict[str, str]] = []
+        metric, own = metrics[name], seed_for(seed, "metric", name)
+        if metric.features not in encoders:
+            return seen(metric.features, settings.subsamples, permutations)
+        each = {space: seen(space, 2, 0) for space in encoders[metric.features]}  # for their values
+        return told(middle(each, trials), seen(middle(each, trials), settings.subsamples, permutations), each, trials)
+
     scores = [scored(name, samples, settings.permutations) for name in tqdm(metrics, desc="evaluate", unit="metric")]
     stand_ins = _stand_ins(samples, extractors, folder, seed)
     if not stand_ins:
@@ -63,6 +80,14 @@ def work(run: Run, folder: Path) -> None:
     scores += _likelihoods(run, used, samples, settings.likelihood, settings.likelihood_steps, settings.subsamples, seed)
     if not settings.likelihood:
         missing.append({"name": "likelihood", "reason": "not asked for: evaluate.likelihood=0"})
+    badges = []
+    if settings.sanity == "off":
+        missing.append({"name": "what each score can see", "reason": "not asked for: evaluate.sanity=off"})
+    elif isinstance(tried, str):
+        missing.append({"name": "what each score can see", "reason": tried})
+    else:
+        passed = {name: [space for space in each if trials[space].passed] or [*each] for name, each in encoders.items()}
+        badges = sanity.badges(metrics, tried, passed, settings.sanity)
     groups = []
     for group, part in tqdm(_groups(samples, real, metrics, missing).items(), desc="evaluate: classes", unit="class"):
         subjects = min(sample.n_subjects for name, sample in part.items() if name != "synthetic")
@@ -86,6 +111,8 @@ def work(run: Run, folder: Path) -> None:
         "scores": [row.as_json() for row in scores],
         "baselines": rivals,
         "groups": groups,
+        "sanity": badges,
+        "qualified": {space: {"passed": trial.passed, "reason": trial.reason, **trial.told} for space, trial in trials.items()},
         "not_computed": missing,
         "seed": seed,
     }
@@ -110,6 +137,27 @@ def _features(cohorts: Mapping[str, Cohort], extractors: Mapping[str, Extractor]
 
     kept = _kept(path, [*map(identity, extractors.values()), *(cohort.digest for cohort in cohorts.values())], made)
     return {key: {name: kept[f"{name}/{key}"] for name in extractors} for key in cohorts}
+
+
+def _material(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor], folder: Path, level: str, seed: int) -> Material | str:
+    """Held-out cases into which defects can be put, or the reason why there are too few. The spoilt images' features are kept."""
+    subjects = min(samples[name].n_subjects for name in ("train", "holdout"))
+    if subjects < sanity.FEWEST:
+        return f"it takes {sanity.FEWEST} training and {sanity.FEWEST} held-out subjects; there are {subjects}"
+
+    def described(what: str, images: np.ndarray) -> dict[str, np.ndarray]:
+        made_from = [*map(identity, extractors.values()), sha256_of(images.tobytes())]
+        folder.mkdir(exist_ok=True)
+        return _kept(folder / f"{what}.npz", made_from, lambda: {name: extractor(images) for name, extractor in extractors.items()})
+
+    cases = sanity.CASES[level]
+    return material(samples["train"], samples["holdout"], cases, described, seed=seed_for(seed, "sanity"))
+
+
+def _trials(encoders: Mapping[str, Mapping[str, Extractor]], tried: Material | str) -> dict[str, Qualified]:
+    if isinstance(tried, str):
+        return {space: Qualified(passed=False, reason=tried, told={}) for each in encoders.values() for space in each}
+    return spaces.qualified(encoders, tried)
 
 
 def _kept(path: Path, made_from: Sequence[str], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -25,8 +25,9 @@ from medsynth.audit.together import share_of, together
 from medsynth.cohort import SPLITS, Cohort, sha256_of
 from medsynth.conditions import Attribute
 from medsynth.errors import MedsynthError
+from medsynth.metrics.defects import DEFECTS
 from medsynth.metrics.embedding import squared_distances, standardised
-from medsynth.metrics.score import NotApplicable, Sample
+from medsynth.metrics.score import NotApplicable, Sample, clearly_worse
 from medsynth.receipt import RECEIPT, Receipt
 from medsynth.stages.rejection import VERDICT
 from medsynth.tracking import PRIVATE
@@ -232,20 +233,11 @@ def _score(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_good(row: Mapping[str, Any]) -> bool | None:
-    """Whether no difference to the bad side of real against real is shown; None: there is nothing to compare with.
-
-    A difference is shown where the 95 % intervals lie apart, or the permutation test has p of at most 5 %. That none is shown at this
-    number of cases does not mean that there is none.
-    """
+    """Whether the score is not clearly worse than real against real; None: there is nothing to compare with."""
     value, anchor = row["value"], row["anchor"]
     if value is None or anchor is None:
         return None
-    low, high = row["interval"] or (value, value)
-    anchor_low, anchor_high = row["anchor_interval"] or (anchor, anchor)
-    tested = row["p"] is not None and row["p"] <= 0.05
-    too_high = low > anchor_high or (tested and value > anchor)
-    too_low = high < anchor_low or (tested and value < anchor)
-    return not {"low": too_high, "high": too_low, "anchor": too_high or too_low}[row["best"]]
+    return not clearly_worse(row["best"], value, row["interval"] or (value,) * 2, anchor, row["anchor_interval"] or (anchor,) * 2, row["p"])
 
 
 def strip(
@@ -297,7 +289,11 @@ def _sanity(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     sees = {(row["name"], row["features"], row["defect"]): row["sees"] for row in rows}
     scores = list(dict.fromkeys((row["name"], row["features"]) for row in rows))
     table = [{"name": name, "features": space, "cells": [sees.get((name, space, d)) for d in defects]} for name, space in scores]
-    return {"defects": defects, "rows": table} if table else None
+    plain = {defect.name: defect.plain for defect in DEFECTS if defect.name in defects}
+    seen = {d for (_, _, d), verdict in sees.items() if verdict}
+    tested = [d for d in defects if any(verdict is not None for (_, _, name), verdict in sees.items() if name == d)]
+    unseen = [d for d in tested if d not in seen]
+    return {"defects": defects, "rows": table, "plain": plain, "unseen": unseen} if table else None
 
 
 def _extremes(story: Story) -> dict[str, Any] | None:

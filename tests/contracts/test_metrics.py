@@ -3,6 +3,7 @@
 Best between equal cohorts, worse when one is spoilt, an interval that holds its value, and the same under its seed.
 """
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.ndimage import gaussian_filter
 
+from medsynth.encoder import Encoder, Learner
 from medsynth.metrics.intervals import score
 from medsynth.metrics.score import Metric, Sample, Score
 from medsynth.rng import generator_for
@@ -33,8 +35,19 @@ def asked(images: np.ndarray) -> list[dict[str, str | float]]:
     return [{"class": "bright" if value > -0.72 else "dark", "brightness": float(value)} for value in brightness]
 
 
+@cache
+def learned() -> dict[str, Encoder]:
+    """The two kinds of learned spaces, of the training images."""
+    images = np.stack([blobs((24, 24), 0, f"train{i}")[0] for i in range(CASES)])[:, None]
+    subjects, classes = [str(i) for i in range(CASES)], [int(c["class"] == "bright") for c in asked(images)]
+    return {
+        "encoder": Learner(steps=20).fit(images, subjects, "train"),
+        "classifier": Learner(steps=20, classes="class").fit(images, subjects, "train", classes),
+    }
+
+
 def sample(images: np.ndarray, masks: np.ndarray, conditions: list[dict[str, str | float]]) -> Sample:
-    features = {name: extractor(images) for name, extractor in EXTRACTORS.items()}
+    features = {name: extractor(images) for name, extractor in {**EXTRACTORS, **learned()}.items()}
     subjects = [str(i) for i in range(len(images))]
     return Sample(images=images, features=features, subjects=subjects, spacing=(1.0, 1.0), masks=masks, conditions=conditions)
 

@@ -9,9 +9,11 @@ import pytest
 from medsynth.cohort import Cohort
 from medsynth.config import Settings
 from medsynth.diffusion.checkpoint import save_denoiser
+from medsynth.encoder import Learner
 from medsynth.errors import MedsynthError
 from medsynth.metrics import baselines
 from medsynth.metrics.fidelity import ConditionFidelity
+from medsynth.metrics.frechet import FrechetDistance
 from medsynth.metrics.intensity import Intensity
 from medsynth.metrics.kernel import KernelDistance
 from medsynth.metrics.radiomics import Radiomics
@@ -35,7 +37,7 @@ def run_of(root: Path, n: int = 60, metrics=METRICS, shape=(16, 16), synthetic_s
         root / "sample" / "cohort.jsonl"
     )
     settings = Settings()
-    settings.evaluate.subsamples, settings.evaluate.permutations = 10, 9
+    settings.evaluate.subsamples, settings.evaluate.permutations, settings.evaluate.sanity = 10, 9, "off"
     for name, value in changed.items():
         setattr(settings.evaluate, name, value)
     tracked: dict = {}
@@ -144,6 +146,22 @@ def test_what_a_case_costs_depends_on_the_case_alone(tmp_path):
     assert np.isfinite(first).all()
     assert (first == second[::-1]).all()
     assert first[0].tolist() != first[1].tolist()
+
+
+def test_learned_spaces_are_tried_on_injected_defects_and_every_score_has_its_badges(tmp_path, monkeypatch):
+    metrics = {"frechet_encoder": FrechetDistance(features="encoder"), "intensity": Intensity()}
+    metrics["frechet_classifier"] = FrechetDistance(features="classifier")
+    run, _ = run_of(tmp_path, metrics=metrics, sanity="small", encoder_steps=2)
+    result = result_of(run)
+    assert {row["name"] for row in result["sanity"]} == set(metrics)
+    assert {row["defect"] for row in result["sanity"] if row["name"] == "intensity" and row["sees"]} >= {"gain"}
+    assert not any(trial["passed"] for space, trial in result["qualified"].items() if space.startswith("classifier"))
+    rows = {row["name"]: row for row in result["scores"]}
+    assert rows["frechet_classifier"]["status"] == "unqualified"
+    assert "AUROC" in rows["frechet_classifier"]["reason"]
+    assert len(rows["frechet_encoder"]["details"]["seeds"]) == 3
+    monkeypatch.setattr(Learner, "fit", lambda *_: pytest.fail("the encoders were there"))
+    assert result_of(run) == result
 
 
 def test_no_real_case_is_named(finished):
