@@ -2,18 +2,22 @@
 image one grid and one scale.
 
 Reads the source; writes ``cohort.jsonl``, ``rejected.jsonl`` (pseudonym, reason; nothing is merged or repaired in
-silence), ``identifiers.json`` (keyed hashes of every identifier value seen, so that the audit can look for them),
-``summary.json`` and the cache ``volumes/``. Splits, order and seeds depend on the source's own ids and the run's
-seed; only the pseudonyms depend on the key.
+silence), ``merged.jsonl``, ``identifiers.json`` (keyed hashes of every identifier value seen, so that the audit can
+look for them), ``summary.json`` and the cache ``volumes/``. Splits, order and seeds depend on the source's own ids and
+the run's seed; only the pseudonyms depend on the key.
+
+Subjects who share an equal image are one person as far as anybody can tell, sent twice under two names. They become
+one subject, in one split: otherwise a person would be trained on and held out at once.
 """
 
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -75,25 +79,17 @@ def work(run: Run, folder: Path) -> None:
     rejected = list(scan.rejected)
     cases: list[Case] = []
     integers: list[bool] = []
-    with ExitStack() as open_shards:
-        shards: dict[str, Shard] = {}
-
-        def shard(name: str, shape: tuple[int, ...], dtype: str) -> Shard:
-            if name not in shards:
-                shards[name] = open_shards.enter_context(Shard(folder / "volumes" / f"{name}.npy", shape, dtype))
-            return shards[name]
-
+    blank: set[str] = set()
+    with _Volumes(folder / "volumes", masked) as volumes:
         for item, images in tqdm(each(read, items, data.workers), total=len(items), desc="prepare", unit="image"):
             if isinstance(images, Rejected):
                 rejected.append(images)
                 continue
             name = split[item.subject]
             for image in images:
-                row, sha256 = shard(name, image.pixels.shape, CACHE).append(image.pixels)
-                if masked:  # rows of both arrays stay in step: a case without a mask gets an empty row, which its entry does not name
-                    shard(f"{name}.mask", image.pixels.shape, "uint8").append(
-                        np.zeros(image.pixels.shape) if image.mask is None else image.mask
-                    )
+                row, sha256 = volumes.append(name, image.pixels, image.mask)
+                if image.pixels.min() == image.pixels.max():
+                    blank.add(sha256)
                 integers.append(image.integer)
                 cases.append(
                     Case(
@@ -111,20 +107,105 @@ def work(run: Run, folder: Path) -> None:
                         condition={n: item.condition[n] for n in data.conditions if n in item.condition},
                     )
                 )
+    merged = same_people([case for case in cases if case.sha256 not in blank])
+    cases, moved = _as_one(cases, merged, folder, masked)
+    _write_merged(folder / "merged.jsonl", merged)
     _write_rejected(folder / "rejected.jsonl", rejected, key)
     if not any(case.split == "train" for case in cases):
         raise MedsynthError(f"No training case is left after reading: {_reasons(rejected)}. See {folder / 'rejected.jsonl'}.")
     cohort = Cohort(_header(source, data, cases, integers, spacing, folder), tuple(cases), folder)
-    summary = _summary(scan, cohort, rejected)
+    summary = _summary(scan, cohort, rejected) | {"merged_subjects": len(merged), "moved_cases": moved}
     (folder / "summary.json").write_text(json.dumps(summary, indent=1, sort_keys=True))
     cohort.write(folder / "cohort.jsonl")
     journal.path.unlink(missing_ok=True)
     run.tracker.metrics({f"prepare/{name}": value for name, value in summary.items() if isinstance(value, int)})
     run.tracker.dataset("real", cohort.digest, len(cohort), "training")
+    if merged:
+        largest = 1 + max(Counter(merged.values()).values())
+        log.warning(
+            "prepare: %d %ss have an image that is equal to one of another %s, and count as one with it (at most %d together); "
+            "%d cases changed their split for it.", len(merged), source.unit, source.unit, largest, moved,
+        )  # fmt: skip
     holdout = len(set(cohort.split("holdout").subjects))
     if short := shortage(run.settings.audit.level, holdout, run.settings.sampling.cases):
         log.warning("prepare: %s A larger data.splits.holdout, more subjects or more sampling.cases help; nobody has trained yet.", short)
     log.info("prepare: %d cases of %d %ss; rejected: %s", len(cohort), len(set(cohort.subjects)), source.unit, _reasons(rejected) or "none")
+
+
+class _Volumes:
+    """The cache while it is written: an array of images a split, and one of masks if there are any."""
+
+    def __init__(self, folder: Path, masked: bool) -> None:
+        self.folder, self.masked = folder, masked
+        self._open, self._shards = ExitStack(), dict[str, Shard]()
+
+    def __enter__(self) -> "_Volumes":
+        self._open.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.__exit__(*error)
+
+    def append(self, split: str, pixels: np.ndarray, mask: np.ndarray | None) -> tuple[int, str]:
+        """Add a case; returns its row and the SHA-256 of its image."""
+        if self.masked:  # rows of both arrays stay in step: a case without a mask gets an empty row, which its entry does not name
+            self._shard(f"{split}.mask", pixels.shape, "uint8").append(np.zeros(pixels.shape) if mask is None else mask)
+        return self._shard(split, pixels.shape, CACHE).append(pixels)
+
+    def _shard(self, name: str, shape: tuple[int, ...], dtype: str) -> Shard:
+        if name not in self._shards:
+            self._shards[name] = self._open.enter_context(Shard(self.folder / f"{name}.npy", shape, dtype))
+        return self._shards[name]
+
+
+def same_people(cases: Sequence[Case]) -> dict[str, str]:
+    """Each subject who shares an equal image with earlier ones, directly or over others, and the first of them all."""
+    place = {subject: number for number, subject in enumerate(dict.fromkeys(case.subject for case in cases))}
+    earlier = {subject: subject for subject in place}
+
+    def first(subject: str) -> str:
+        while earlier[subject] != subject:
+            subject = earlier[subject]
+        return subject
+
+    owners: dict[str, str] = {}
+    for case in cases:
+        one, other = sorted((first(owners.setdefault(case.sha256, case.subject)), first(case.subject)), key=place.__getitem__)
+        earlier[other] = one
+    return {subject: first(subject) for subject in place if first(subject) != subject}
+
+
+def _as_one(cases: Sequence[Case], merged: Mapping[str, str], folder: Path, masked: bool) -> tuple[list[Case], int]:
+    """The cases with ``merged`` people as one subject in one split, and how many changed their split.
+
+    Whoever is trained on under one name counts as trained on: the first split of `SPLITS` takes all.
+    """
+    cases = [replace(case, subject=merged.get(case.subject, case.subject)) for case in cases]
+    split: dict[str, str] = {}
+    for case in cases:
+        split[case.subject] = min(split.get(case.subject, case.split), case.split, key=SPLITS.index)
+    moved = sum(case.split != split[case.subject] for case in cases)
+    if not moved:
+        return cases, 0
+    before = (folder / "volumes").rename(folder / "volumes.before")
+    (folder / "volumes").mkdir()
+    rows = {path.name: np.load(path, mmap_mode="r", allow_pickle=False) for path in before.iterdir()}
+    placed = []
+    with _Volumes(folder / "volumes", masked) as volumes:
+        for case in cases:
+            name = split[case.subject]
+            mask = rows[Path(case.mask).name][case.row] if case.mask else None
+            row, _ = volumes.append(name, rows[Path(case.path).name][case.row], mask)
+            path = f"volumes/{name}.npy"
+            placed.append(replace(case, split=name, path=path, row=row, mask=f"volumes/{name}.mask.npy" if case.mask else None))
+    shutil.rmtree(before)
+    return placed, moved
+
+
+def _write_merged(path: Path, merged: Mapping[str, str]) -> None:
+    """Who counts as whom, by pseudonym: `medsynth trace` finds a person under each of their names."""
+    rows = ({"subject": subject, "counts_as": first} for subject, first in merged.items())
+    path.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), encoding="utf-8")
 
 
 def _nothing_in(source: Source, scan: Scan, folder: Path) -> MedsynthError:
@@ -252,7 +333,7 @@ def _labels(folder: Path, train: Sequence[Case]) -> tuple[int, ...]:
     return tuple(int(label) for label in np.unique(masks) if label)
 
 
-def _summary(scan: Scan, cohort: Cohort, rejected: Sequence[Rejected]) -> Mapping[str, object]:
+def _summary(scan: Scan, cohort: Cohort, rejected: Sequence[Rejected]) -> dict[str, object]:
     """What became of every file, and who stands in which split: counts only."""
     splits = {name: cohort.split(name) for name in SPLITS}
     return {

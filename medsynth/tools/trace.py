@@ -1,5 +1,6 @@
 """trace: into which runs and releases did a person go, for example one who withdraws consent."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def run(settings: Settings) -> None:
     print(f"pseudonym {name}, looked for in {len(manifests)} runs")
     found = 0
     for manifest in manifests:
-        cohort = Cohort.read(manifest)
-        counts = {split: sum(case.subject == name for case in cohort.split(split)) for split in SPLITS}
+        cohort, known_as = Cohort.read(manifest), _counts_as(manifest.with_name("merged.jsonl"), name)
+        counts = {split: sum(case.subject == known_as for case in cohort.split(split)) for split in SPLITS}
         for split, count in counts.items():
             if count:
                 found += 1
@@ -47,6 +48,12 @@ def run(settings: Settings) -> None:
             f"No run holds {name}. The id must be the archive's own, to the letter (of a NIfTI file its name with .nii.gz), and key=FILE "
             "the key that prepare used: another id or key gives another pseudonym."
         )
+
+
+def _counts_as(path: Path, name: str) -> str:
+    """The pseudonym under which the run knows this one: another's, where they share an equal image."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {row["subject"]: row["counts_as"] for row in map(json.loads, lines)}.get(name, name)
 
 
 def _tell(root: Path, split: str, count: int) -> None:

@@ -1,5 +1,6 @@
 """A person is found in every run that used them, under the key that named them, and nobody else is."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def test_the_runs_of_a_person_are_named_with_their_use(runs: Path, capsys: pytes
     assert "made from it: train\n  of this training set in all: 2 released cohorts, 42 cases\n" in said
     assert f"{runs}/b: 1 case, holdout" in said
     assert f"{runs}/c" not in said
+
+
+def test_a_person_is_found_under_a_name_that_counts_as_another(runs: Path, capsys: pytest.CaptureFixture):
+    cohort = Cohort.read(runs / "c/prepare/cohort.jsonl")
+    name = pseudonym(load_key(runs.parent / "key"), "subject", PERSON)
+    row = {"subject": name, "counts_as": cohort.split("train").subjects[0]}
+    (runs / "c/prepare/merged.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["trace", PERSON, f"runs={runs}", f"key={runs.parent}/key"]) == 0
+    assert f"{runs}/c: 1 case, train" in capsys.readouterr().out
 
 
 def test_another_person_or_another_key_finds_nobody(runs: Path, capsys: pytest.CaptureFixture):
