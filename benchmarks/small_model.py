@@ -12,6 +12,10 @@ from medsynth.data.loader import Layout
 from medsynth.data.sources.phantom_anatomy import image_of, truth
 from medsynth.diffusion.denoiser import Denoiser
 from medsynth.diffusion.networks import UNetSettings
+from medsynth.features import RandomConvolution
+from medsynth.metrics.intervals import score
+from medsynth.metrics.kernel import KernelDistance
+from medsynth.metrics.score import Sample, Score
 from medsynth.rng import seed_for
 from medsynth.training.ema import EMA
 from medsynth.training.module import DiffusionModule
@@ -27,9 +31,11 @@ def slices(subjects: Sequence[int], size: int) -> np.ndarray:
     return np.clip(np.stack(images) / WINDOW, -1, 1).astype(np.float32)
 
 
-def trained(images: np.ndarray, *, steps: int, batch: int, flips: Sequence[int] = (), seed: int = 0) -> Denoiser:
-    """A denoiser with averaged weights, trained by the product's own step on images ``(n, *space)``."""
-    cfg = config.compose([])
+def trained(
+    images: np.ndarray, *, steps: int, batch: int, flips: Sequence[int] = (), seed: int = 0, overrides: Sequence[str] = ()
+) -> Denoiser:
+    """A denoiser with averaged weights, trained by the product's own step on images ``(n, *space)``; ``overrides`` are of its settings."""
+    cfg = config.compose(overrides)
     objects = config.build(cfg, ("process", "optimizer"))
     with torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "weights"))
@@ -70,3 +76,18 @@ def drawn(denoiser: Denoiser, count: int, shape: tuple[int, ...], *, steps: int 
         noise = torch.randn(min(batch, count - start), 1, *shape, generator=generator) * sigmas[0]
         images.append(objects["sampler"](denoiser, noise, sigmas)[:, 0].clamp(-1, 1).numpy())
     return np.concatenate(images)
+
+
+def kid(unseen: np.ndarray, synthetic: np.ndarray) -> Score:
+    """KID on random-convolution features between one half of real images that no model saw and synthetic ones; all ``(n, *space)``.
+
+    The other half sets the scale of the features, and the floor: real against real.
+    """
+    fixed, real, made = (_sample(name, images) for name, images in (("a", unseen[::2]), ("b", unseen[1::2]), ("c", synthetic)))
+    return score("kid", KernelDistance(features="random"), fixed, real, made, seed=0, subsamples=100, permutations=0)
+
+
+def _sample(name: str, images: np.ndarray) -> Sample:
+    images = images[:, None].astype(np.float32)
+    people = [f"{name}{number}" for number in range(len(images))]
+    return Sample(images=images, features={"random": RandomConvolution()(images)}, subjects=people, spacing=(1.0,) * (images.ndim - 2))

@@ -3,11 +3,12 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 import benchmarks
-from benchmarks import false_release, gpu, membership
+from benchmarks import dp, false_release, gpu, membership, rejection
 from benchmarks.__main__ import LATEST, README
 from benchmarks.sampling_quality import dpmpp, error
 from benchmarks.table import RESULTS, Table, write
@@ -77,6 +78,26 @@ def test_the_benchmark_of_membership_runs_tiny():
     assert all(
         0.5 <= row[f"{held}: low"] <= row[f"{held}: told"] <= row[f"{held}: high"] for row in table.rows for held in ("model", "cohort")
     )
+
+
+def test_the_judge_of_copies_forgives_flips_turns_and_shifts_alone():
+    people = np.random.default_rng(0).standard_normal((4, 12, 12)).astype(np.float32)
+    moved = np.stack([np.roll(people[0], (2, -1), (0, 1)), np.rot90(people[1]), 2 * people[2, ::-1] + 1])
+    assert rejection.likeness(moved, people) == pytest.approx(1, abs=1e-5)
+    assert rejection.likeness(moved, people[3:]).max() < 0.7
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_rejection_runs_tiny():
+    (table,) = rejection.measure(tiny=True)
+    assert [row["trained on"] for row in table.rows] == ["10 people", "20 people, augmented"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_differential_privacy_runs_tiny():
+    (table,) = dp.measure(tiny=True)
+    assert [row["training"] for row in table.rows] == ["no promise", "epsilon 8"]
+    assert table.rows[1]["noise"] > 0
 
 
 @pytest.mark.slow
