@@ -68,6 +68,7 @@ class DataSettings:
 @dataclass
 class TrainSettings:
     canaries: int = 0  # pictures of nobody that training is given, so that the audit can measure how strongly a case is repeated
+    duplicates: str = "drop"  # training cases that are nearly the same: one of each is trained on (drop), or all (keep)
 
 
 @dataclass
@@ -85,6 +86,7 @@ class FitSettings:
     checkpoint_every: int = 500
     preview_every: int = 1000
     patience: int | None = None  # validations without improvement before training stops early
+    stop_on_memorization: float | None = None  # share of the loss that training cases are spared, beyond which training stops
 
 
 @dataclass
@@ -320,6 +322,11 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
         listed = cfg.utility[name]
         if not listed or min(listed) <= 0 or (name == "shares" and max(listed) > 1):
             mistakes.append(f"utility.{name}={list(listed)}: needs numbers above 0{', at most 1' if name == 'shares' else ''}.")
+    if cfg.train.duplicates not in ("drop", "keep"):
+        mistakes.append(f"train.duplicates={cfg.train.duplicates}: must be drop or keep.")
+    limit = cfg.fit.stop_on_memorization
+    if limit is not None and not 0 < limit < 1:
+        mistakes.append(f"fit.stop_on_memorization={limit}: must be above 0 and below 1, or null.")
     splits = cfg.data.splits
     if abs(splits.train + splits.validation + splits.holdout - 1) > 1e-6 or min(splits.train, splits.validation, splits.holdout) < 0:
         mistakes.append(f"data.splits: {splits.train} + {splits.validation} + {splits.holdout} must be shares that sum to 1.")

@@ -50,7 +50,7 @@ def main(root: Path, point: str) -> None:
     if point == "step":
         EMA.update = after(7, EMA.update)
     elif point == "validation":
-        Validation.losses = after(2, Validation.losses)
+        Validation.losses = after(4, Validation.losses)  # twice a validation
     elif point == "saving":
         torch.save = after(2, torch.save, half_then_die)
     train.work(make_run(root / point, fit=FIT), root / point / "train")

@@ -63,6 +63,7 @@ class Story:
     metrics: Mapping[str, Any]
     receipts: Mapping[str, Receipt]
     rejected: Sequence[Mapping[str, Any]] = ()
+    prepared: Mapping[str, Any] = field(default_factory=dict)  # the counts of `prepare`
     history: Sequence[Mapping[str, Any]] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
     previews: Sequence[Path] = ()
@@ -94,6 +95,7 @@ def read(root: Path) -> Story:
                 f"{path} was changed after '{stage}' had finished. Delete the folder {path.parent} and run 'medsynth {stage}' again."
             )
     denoiser = root / "train" / "denoiser" / "denoiser.yaml"
+    summary = root / "prepare" / "summary.json"
     findings = json.loads((root / "audit" / "findings.json").read_text(encoding="utf-8"))
     return Story(
         root=root,
@@ -106,6 +108,7 @@ def read(root: Path) -> Story:
         receipts=receipts,
         unfiltered=_unfiltered(root / "sample"),
         rejected=_rows(root / "prepare" / "rejected.jsonl"),
+        prepared=json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {},
         history=_rows(root / "train" / "history.jsonl"),
         model=OmegaConf.to_container(OmegaConf.load(denoiser)) if denoiser.is_file() else {},
         previews=sorted((root / "train" / "previews").glob("*.png")),
@@ -161,6 +164,12 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         "model": _flat({name: part for name, part in story.model.items() if name != "description"}),
         "training": _training(story),
         "privacy": story.model.get("description", {}).get("privacy"),
+        "memorization": _memorization(story),
+        "same": {
+            "people": story.prepared.get("merged_subjects", 0),
+            "moved": story.prepared.get("moved_cases", 0),
+            "cases": story.model.get("description", {}).get("duplicates", 0),
+        },
         "source": [[name, value] for name, value in header.source.items() if value],
         "splits": [{"name": name, "use": USE[name], **_count(story.real, name)} for name in SPLITS],
         "rejected": _rejected(story.rejected),
@@ -412,6 +421,12 @@ def _training(story: Story) -> dict[str, Any] | None:
         return None
     speeds = [row["samples_per_second"] for row in story.history if row.get("samples_per_second")]
     return {"steps": max(row["step"] for row in story.history), "speed": median(speeds) if speeds else None}
+
+
+def _memorization(story: Story) -> dict[str, Any] | None:
+    """What training cases were spared of the loss at the last validation, and where training stopped for it."""
+    watched = [row["memorization"] for row in story.history if row.get("memorization")]
+    return {**watched[-1], "stop": story.model.get("description", {}).get("memorization")} if watched else None
 
 
 def _rejected(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

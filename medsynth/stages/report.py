@@ -159,6 +159,11 @@ def plots_of(story: Story, facts: Mapping[str, Any]) -> dict[str, bytes]:
     plots = {}
     if story.history:
         plots["training"] = figures.curves(_training_panels(story.history), log=True)
+    watched = [(row["step"], row["memorization"]) for row in story.history if row.get("memorization")]
+    if watched:
+        title, lines = "Loss that training cases are spared", {"gap": "share", "low": "95 %, low", "high": "95 %, high"}
+        curves = {name: ([step for step, _ in watched], [gap[key] for _, gap in watched]) for key, name in lines.items()}
+        plots["memorization"] = figures.curves([(title, "step", "share of the loss", curves)])
     panels = [
         (
             finding["check"],
@@ -283,6 +288,7 @@ def _without_people(facts: Mapping[str, Any]) -> dict[str, Any]:
         "findings": findings,
         "conditions": conditions,
         "extremes": None,
+        "same": None,
         "groups": [row for row in facts["groups"] if row["subjects_real"] >= SMALL_CELL],
     }
 

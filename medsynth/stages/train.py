@@ -1,8 +1,9 @@
 """train: the prepared cohort becomes a denoiser. Run again after a kill, or with a larger ``fit.steps``, it goes on where it was, to
 the same bytes.
 
-Reads ``prepare/cohort.jsonl``; writes ``checkpoints/``, ``history.jsonl`` (losses, by step), ``previews/`` and at the end
-``denoiser/``: the averaged weights, with a description that lets no later stage re-state the architecture.
+Reads ``prepare/cohort.jsonl``; writes ``duplicates.jsonl`` (cases that are nearly the same as another one, and are left out),
+``checkpoints/``, ``history.jsonl`` (losses, by step), ``previews/`` and at the end ``denoiser/``: the averaged weights, with a description
+that lets no later stage re-state the architecture.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ import torch
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from medsynth import distributed
+from medsynth.audit.duplicates import near_duplicates
 from medsynth.canaries import CanarySet
 from medsynth.cohort import Cohort, Header
 from medsynth.data.loader import CohortData, Layout
@@ -31,7 +33,7 @@ from medsynth.io.pseudonyms import load_key
 from medsynth.rng import seed_for
 from medsynth.stages import Run, figures
 from medsynth.training.allocator import keep_freed_memory
-from medsynth.training.checkpoint import Checkpoints, SafeCheckpointIO, newest, step_of
+from medsynth.training.checkpoint import Checkpoints, SafeCheckpointIO, newest, step_of, write_durably
 from medsynth.training.ema import EMA
 from medsynth.training.hardware import device_for, precision_for
 from medsynth.training.module import DiffusionModule
@@ -43,12 +45,13 @@ from medsynth.training.validation import Validation
 log = logging.getLogger(__name__)
 
 PREVIEWS = 12  # images
+FEWEST = 4  # validation subjects: with fewer the interval of memorization tells nothing
 
 
 def work(run: Run, folder: Path) -> None:
     fit, seed, trainer = run.settings.fit, run.settings.run.seed, run.objects["trainer"]
     cohort = Cohort.read(run.folder("prepare") / "cohort.jsonl")
-    _require_validation(cohort, fit.patience)
+    _require_validation(cohort, run)
     _require_axes(cohort.header, fit.flips)
     distributed.require_launched(trainer.keywords.get("devices", 1), trainer.keywords.get("num_nodes", 1))
     device = device_for(trainer.keywords.get("accelerator", "auto"))
@@ -58,6 +61,9 @@ def work(run: Run, folder: Path) -> None:
         torch.set_float32_matmul_precision("highest" if fit.precision == "fp32" else "high")
 
     layout = Layout(global_batch=fit.global_batch, world_size=distributed.world_size(), device_batch=fit.device_batch)
+    folder.mkdir(parents=True, exist_ok=True)
+    twins = _duplicates(run, cohort, folder)
+    trained_on = cohort.where(case for case in cohort if case.id not in twins)
     denoiser = new_denoiser(run, cohort.header)
     coarsest = [-(-n // run.objects["network"].reduction) for n in cohort.header.shape]
     settings = {
@@ -71,14 +77,13 @@ def work(run: Run, folder: Path) -> None:
     promise: DifferentialPrivacy | None = run.objects["privacy"]
     secret = seed_for(load_key(run.settings.paths.key).hex(), "differential privacy", seed) if promise else None
     canaries = CanarySet(cohort.split("train"), run.settings.train.canaries, seed)
-    data = CohortData(cohort, layout=layout, rank=distributed.rank(), seed=seed, canaries=canaries, secret=secret)
+    data = CohortData(trained_on, layout=layout, rank=distributed.rank(), seed=seed, canaries=canaries, secret=secret)
     budget = promise.budget(records=len(set(data.subjects)), batch=fit.global_batch, steps=fit.steps) if promise else None
     if budget:
         log.info("train: noise of %.3g times the clipping norm keeps epsilon below %g.", budget.noise, promise.epsilon)
         module: DiffusionModule = PrivateModule(denoiser, run.objects["optimizer"], budget=budget, secret=secret, **settings)
     else:
         module = DiffusionModule(denoiser, run.objects["optimizer"], **settings)
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = newest(folder / "checkpoints")
     history = History(folder / "history.jsonl", resumed_at=step_of(checkpoint) if checkpoint else 0)
     if checkpoint:
@@ -95,16 +100,18 @@ def work(run: Run, folder: Path) -> None:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its adverts
     ema = EMA(fit.ema_halflife)
+    watch = {"seed": seed, "record": record, "patience": fit.patience, "limit": fit.stop_on_memorization}
+    validation = Validation(every=fit.validate_every, ema=ema, **watch)
     fitting: L.Trainer = trainer(
         max_steps=fit.steps,
         max_epochs=-1,
         accumulate_grad_batches=layout.accumulate,
         precision={"bf16": "bf16-mixed", "fp32": "32-true"}[precision_for(fit.precision, device, coarsest)],
         callbacks=[
-            _Agreement(_digest(run, cohort)),
+            _Agreement(_digest(run, trained_on)),
             Progress(record=record),
             ema,
-            Validation(every=fit.validate_every, ema=ema, seed=seed, record=record, patience=fit.patience),
+            validation,
             Previews(folder=folder / "previews", every=fit.preview_every, ema=ema, draw=_draw(run, cohort), show=show),
             Checkpoints(folder / "checkpoints", fit.checkpoint_every),
         ],
@@ -121,9 +128,30 @@ def work(run: Run, folder: Path) -> None:
         warnings.simplefilter("ignore")  # Lightning's advice on workers and loggers, which are chosen here
         fitting.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if fitting.is_global_zero:
+        told = {"privacy": budget.statement(fitting.global_step, cohort.header.unit)} if budget else {}
+        steps = fitting.global_step
+        if validation.beyond:
+            ema.weights, steps = validation.kept, validation.kept_step
+            told["memorization"] = {"limit": fit.stop_on_memorization, "stopped": fitting.global_step, "kept": steps}
+            log.warning(
+                "train: stopped at step %d, where training cases are spared more than %g of the loss; the weights of step %d are kept.",
+                fitting.global_step, fit.stop_on_memorization, steps,
+            )  # fmt: skip
         with ema.swapped(denoiser):
-            told = {"privacy": budget.statement(fitting.global_step, cohort.header.unit)} if budget else {}
-            save_denoiser(folder / "denoiser", denoiser, description(cohort, seed=seed, steps=fitting.global_step) | told)
+            save_denoiser(folder / "denoiser", denoiser, description(cohort, seed=seed, steps=steps, duplicates=len(twins)) | told)
+
+
+def _duplicates(run: Run, cohort: Cohort, folder: Path) -> dict[str, str]:
+    """Training cases that are left out, and the case that stands for each. They stay members in the audit: their twin was trained on."""
+    twins = near_duplicates(cohort.split("train")) if run.settings.train.duplicates == "drop" else {}
+    path = folder / "duplicates.jsonl"
+    if distributed.rank() == 0 and not path.exists():
+        lines = [json.dumps({"case": case, "twin": twin}) + "\n" for case, twin in twins.items()]
+        write_durably(path, "".join(lines).encode())
+        run.tracker.metrics({"train/duplicates": len(twins)})
+    if twins:
+        log.warning("train: %d training cases are nearly the same as another one, and are left out (train.duplicates=drop).", len(twins))
+    return twins
 
 
 def new_denoiser(run: Run, header: Header) -> Denoiser:
@@ -134,12 +162,13 @@ def new_denoiser(run: Run, header: Header) -> Denoiser:
     return Denoiser(network, run.objects["process"])
 
 
-def description(cohort: Cohort, *, seed: int, steps: int) -> dict[str, Any]:
-    """What the denoiser was trained on, in plain values: facts of the training set as a whole, of no case."""
+def description(cohort: Cohort, *, seed: int, steps: int, duplicates: int) -> dict[str, Any]:
+    """What the denoiser was trained on, in plain values: facts of the training set as a whole, of no case. ``duplicates`` were left out."""
     header = cohort.header
     return {
         "cohort": cohort.digest,
-        "training_cases": len(cohort.split("train")),
+        "training_cases": len(cohort.split("train")) - duplicates,
+        "duplicates": duplicates,
         "steps": steps,
         "seed": seed,
         "shape": list(header.shape),
@@ -211,11 +240,24 @@ def _environment() -> ClusterEnvironment:
     return environments[distributed.launcher()]()
 
 
-def _require_validation(cohort: Cohort, patience: int | None) -> None:
-    if patience is not None and not len(cohort.split("validation")):
+def _require_validation(cohort: Cohort, run: Run) -> None:
+    fit, subjects = run.settings.fit, len(set(cohort.split("validation").subjects))
+    if fit.patience is not None and not subjects:
         raise SettingsError(
-            f"fit.patience={patience} needs validation cases, and the cohort has none. Raise data.splits.validation, or set "
+            f"fit.patience={fit.patience} needs validation cases, and the cohort has none. Raise data.splits.validation, or set "
             "fit.patience=null."
+        )
+    if fit.stop_on_memorization is None:
+        return
+    if subjects < FEWEST:
+        raise SettingsError(
+            f"fit.stop_on_memorization={fit.stop_on_memorization} needs {FEWEST} validation subjects, and the cohort has {subjects}. Raise "
+            "data.splits.validation, or set fit.stop_on_memorization=null."
+        )
+    if run.objects["privacy"]:
+        raise SettingsError(
+            "fit.stop_on_memorization looks at the loss of training cases, which the promise of privacy=dp does not cover: weights that it "
+            "chose would tell of them. Set fit.stop_on_memorization=null, or privacy=none."
         )
 
 

@@ -137,6 +137,11 @@ def metrics() -> dict:
     }
 
 
+def memorized(step: int) -> dict:
+    """The share of the loss that training cases are spared grows by a tenth every hundred steps."""
+    return {"gap": step / 1000, "low": step / 1000 - 0.05, "high": step / 1000 + 0.05, "subjects": 7}
+
+
 def make_run(root: Path, verdict: str = "pass", level: str = "strict", shape=(16, 16), conditions=None, n: int = 20) -> Path:
     """A run folder as the five stages would leave it."""
     real = make_cohort(root / "prepare", shape=shape, conditions=conditions)
@@ -181,7 +186,7 @@ def make_run(root: Path, verdict: str = "pass", level: str = "strict", shape=(16
             "loss": 1 / s,
             "lr": 1e-4,
             "samples_per_second": 50.0,
-            **({"validation": {"0.1": 2 / s, "1.0": 3 / s}} if s % 50 == 0 else {}),
+            **({"validation": {"0.1": 2 / s, "1.0": 3 / s}, "memorization": memorized(s)} if s % 50 == 0 else {}),
         }
         for s in steps
     ]
@@ -457,6 +462,23 @@ def test_evidence_that_was_changed_afterwards_is_refused(tmp_path):
     (root / "audit/findings.json").write_text(json.dumps(findings("pass", "strict")))
     with pytest.raises(MedsynthError, match="was changed"):
         read(root)
+
+
+def test_what_was_the_same_and_where_training_stopped_for_it_is_told_inside_alone(tmp_path):
+    root = make_run(tmp_path / "run", verdict="pass", level="strict")
+    (root / "prepare/summary.json").write_text(json.dumps({"merged_subjects": 3, "moved_cases": 2}))
+    told = {"duplicates": 4, "memorization": {"limit": 0.1, "stopped": 200, "kept": 150}}
+    (root / "train/denoiser/denoiser.yaml").write_text(json.dumps({"process": "edm", "description": told}))
+    make_report(root)
+    text = " ".join(page_of(root).text.split())
+    assert "training cases were spared 20 % of the loss" in text
+    assert "95 % interval 15 to 25 %, 7 pairs of subjects" in text
+    assert "Training stopped at step 200 , where this was more than 10 %; the weights of step 150" in text.replace("200,", "200 ,")
+    assert "3 subjects have an image that is equal to one of another subject" in text
+    assert "4 training cases were left out, as nearly the same" in text
+    shareable = (root / "report/shareable.html").read_text()
+    assert "is equal to one of another" not in shareable
+    assert "as nearly the same" not in shareable
 
 
 def test_a_cohort_from_elsewhere_has_a_report_without_training(tmp_path):

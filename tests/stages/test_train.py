@@ -7,16 +7,20 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from medsynth.cohort import Cohort
 from medsynth.diffusion.checkpoint import load_denoiser
-from medsynth.errors import Interrupted, SettingsError, TrainingDiverged
+from medsynth.errors import Interrupted, MedsynthError, SettingsError, TrainingDiverged
 from medsynth.stages import train
 from medsynth.training.checkpoint import SafeCheckpointIO, newest
 from medsynth.training.ema import EMA
 from medsynth.training.module import DiffusionModule
+from medsynth.training.privacy import DifferentialPrivacy
+from medsynth.training.validation import Validation
 from tests.killed import FIT
 from tests.make_cohort import make_cohort
 from tests.make_run import make_run
@@ -264,6 +268,99 @@ def test_numbers_reach_the_tracker_once_though_a_step_is_done_twice(root, monkey
     train.work(again, root / "train")
     assert (4, "validation_loss") in known
     assert again.tracker.recorded == []
+
+
+def test_near_duplicates_are_trained_on_once_and_stay_named(root, batches):
+    cohort = Cohort.read(root / "prepare/cohort.jsonl")
+    shard = np.load(root / "prepare/volumes/train.npy")
+    shard[[4, 7]] = shard[2] + np.random.default_rng(0).normal(0, 0.005, (2, *shard[2].shape))
+    np.save(root / "prepare/volumes/train.npy", shard)
+    run = make_run(root, fit=FIT)
+    train.work(run, root / "train")
+    ids = [case.id for case in cohort.split("train")]
+    named = [json.loads(line) for line in (root / "train/duplicates.jsonl").read_text().splitlines()]
+    assert named == [{"case": ids[4], "twin": ids[2]}, {"case": ids[7], "twin": ids[2]}]
+    assert {index for _, indices in batches for index in indices} == set(range(8))
+    description = load_denoiser(root / "train/denoiser")[1]
+    assert (description["training_cases"], description["duplicates"]) == (8, 2)
+    assert (None, {"train/duplicates": 2}) in run.tracker.recorded
+    shutil.rmtree(root / "train")
+    (root / "train").mkdir()
+    run.settings.train.duplicates = "keep"
+    train.work(run, root / "train")
+    assert load_denoiser(root / "train/denoiser")[1]["training_cases"] == 10
+
+
+MEMORIZED = FIT | {"stop_on_memorization": 0.3}  # validates at steps 4, 8 and 12
+
+
+@pytest.fixture
+def by_heart(monkeypatch):
+    """From the second validation on, training cases are spared half of the loss."""
+    losses = Validation.losses
+
+    def spared(self, module, data, rows, count):
+        return losses(self, module, data, rows, count) * (0.5 if rows is data.train and module.global_step >= 8 else 1.0) ** 3
+
+    monkeypatch.setattr(Validation, "losses", spared)
+
+
+@pytest.fixture
+def watched(tmp_path) -> Path:
+    """Enough validation subjects, and as alike as training subjects."""
+    make_cohort(tmp_path / "watched/prepare", n_train=10, n_validation=8, n_holdout=2, shape=(12, 12), conditions=CONDITIONS)
+    (tmp_path / "watched/train").mkdir()
+    return tmp_path / "watched"
+
+
+def test_training_stops_where_it_memorizes_and_keeps_the_weights_from_before(watched, by_heart, tmp_path, caplog):
+    shutil.copytree(watched, tmp_path / "short")
+    folder = fit(watched, **MEMORIZED)
+    assert newest(folder / "checkpoints").name == "step-00000008.ckpt"
+    told = {row["step"]: row["memorization"] for row in rows(folder) if "memorization" in row}
+    assert list(told) == [4, 8]
+    assert told[4]["low"] <= 0.3 < told[8]["low"] <= told[8]["gap"] <= told[8]["high"]
+    short = fit(tmp_path / "short", **(MEMORIZED | {"steps": 4}))
+    assert (folder / "denoiser/weights.safetensors").read_bytes() == (short / "denoiser/weights.safetensors").read_bytes()
+    description = load_denoiser(folder / "denoiser")[1]
+    assert description["memorization"] == {"limit": 0.3, "stopped": 8, "kept": 4}
+    assert description["steps"] == 4
+    assert "stopped at step 8" in caplog.text
+    before = (folder / "denoiser/weights.safetensors").read_bytes()
+    assert (fit(watched, **MEMORIZED) / "denoiser/weights.safetensors").read_bytes() == before
+
+
+def test_a_run_that_was_interrupted_keeps_the_same_weights(watched, by_heart, tmp_path, monkeypatch):
+    shutil.copytree(watched, tmp_path / "straight")
+    update = EMA.update
+
+    def signalled(self, model, step):
+        update(self, model, step)
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EMA, "update", signalled)
+        with pytest.raises(Interrupted):
+            fit(watched, **MEMORIZED)
+    resumed, straight = fit(watched, **MEMORIZED), fit(tmp_path / "straight", **MEMORIZED)
+    for name in ("denoiser/weights.safetensors", "denoiser/denoiser.yaml"):
+        assert (resumed / name).read_bytes() == (straight / name).read_bytes()
+    assert_bit_equal(state(resumed), state(straight))
+
+
+def test_a_first_validation_beyond_the_limit_leaves_nothing_to_keep(watched, by_heart):
+    with pytest.raises(MedsynthError, match="Step 8, the first validation"):
+        fit(watched, **(MEMORIZED | {"validate_every": 8}))
+
+
+def test_memorization_is_not_watched_without_people_or_under_a_promise(root, watched):
+    with pytest.raises(SettingsError, match="needs 4 validation subjects, and the cohort has 3"):
+        fit(root, stop_on_memorization=0.2)
+    run = make_run(watched, fit=FIT | {"stop_on_memorization": 0.2})
+    run.objects["privacy"] = DifferentialPrivacy()
+    with pytest.raises(SettingsError, match="privacy=dp does not cover"):
+        train.work(run, watched / "train")
 
 
 WORKER = """
