@@ -35,7 +35,7 @@ NETWORK = UNetSettings(channels=(8, 16), attention_levels=(False, False), res_bl
 def measure(tiny: bool) -> list[Table]:
     if tiny:
         return tables(size=16, people=40, unseen=120, draws=60, steps=2, batch=4, epsilons=(8.0,))
-    return tables(size=16, people=1000, unseen=400, draws=200, steps=300, batch=16, epsilons=(8.0, 1.0))
+    return tables(size=16, people=1000, unseen=400, draws=200, steps=1000, batch=32, epsilons=(8.0, 1.0))
 
 
 def tables(*, size: int, people: int, unseen: int, draws: int, steps: int, batch: int, epsilons: Sequence[float]) -> list[Table]:

@@ -39,7 +39,7 @@ REACH = 2  # voxels
 def measure(tiny: bool) -> list[Table]:
     if tiny:
         return tables(size=16, few=(10,), many=20, unseen=60, draws=30, steps=4, level="demo")
-    return tables(size=16, few=(16,), many=600, unseen=240, draws=100, steps=1200, level="demo")
+    return tables(size=16, few=(16,), many=1000, unseen=240, draws=200, steps=2500, level="demo")
 
 
 def tables(*, size: int, few: Sequence[int], many: int, unseen: int, draws: int, steps: int, level: str) -> list[Table]:

@@ -446,7 +446,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
     first = {path.name: path.read_bytes() for path in make_report(root).rglob("*.*") if path.is_file()}
     second = {path.name: path.read_bytes() for path in make_report(root).rglob("*.*") if path.is_file()}
     assert first == second
-    assert {"index.html", "shareable.html", "report.json", "training.png", "audit.png", "synthetic.png"} == set(first)
+    assert {"index.html", "shareable.html", "report.json", "training.png", "memorization.png", "audit.png", "synthetic.png"} == set(first)
 
 
 @pytest.mark.parametrize("stage", ["prepare", "sample", "audit", "evaluate"])
