@@ -14,11 +14,11 @@ from medsynth.data.sources.phantom_anatomy import FIELD_OF_VIEW, image_of, truth
 from medsynth.metrics.utility import Doubt, Recipe, Task, outcome, told
 from medsynth.rng import seed_for
 
-BLUR = {"real": 0.0, "perfect": 0.0, "mildly degraded": 1.2, "heavily degraded": 2.5}  # voxels, standard deviation
+BLUR = {"real": 0.0, "perfect": 0.0, "mildly degraded": 1.0, "heavily degraded": 4.0}  # voxels, standard deviation
 
 
 def measure(tiny: bool) -> list[Table]:
-    people, held_out, nets, steps, size = (24, 16, 2, 10, 16) if tiny else (200, 400, 3, 150, 28)
+    people, held_out, nets, steps, size = (24, 16, 2, 10, 16) if tiny else (200, 400, 5, 150, 28)
     cohorts = [drawn(seed, people, size, blur) for seed, blur in enumerate(BLUR.values(), 1)]
     images, classes = (np.concatenate(parts) for parts in zip(*cohorts, drawn(0, held_out, size, 0.0), strict=True))
     task = Task(kind="classification", images=images, targets=classes, classes=2)

@@ -11,9 +11,10 @@ is down costs no time and loses nothing: what could not be sent is sent when the
 import json
 import logging
 import os
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ PRIVATE = (
     "paths.",
     "tracking.",
 )  # settings that may quote a path or a secret
+WEIGHTS = "medsynth.weights"  # the tag that tells a model: its weights' SHA-256
 
 
 class Tracker:
@@ -62,11 +64,25 @@ class Tracker:
         kept = {name: str(value)[:500] for name, value in settings.items() if not name.startswith(PRIVATE)}
         self._append({"kind": "parameters", "values": kept})
 
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Aggregate numbers. A value that is not finite is left out: MLflow stores infinity as 1.8e308."""
+    def metrics(self, values: Mapping[str, float], step: int | None = None, *, model: str | None = None) -> None:
+        """Aggregate numbers, of the ``model`` whose weights have this SHA-256 if they are about one. A value that is not finite is left
+        out: MLflow stores infinity as 1.8e308."""
         finite = {name: float(value) for name, value in values.items() if value is not None and abs(float(value)) < float("inf")}
         if finite:
-            self._append({"kind": "metrics", "values": finite, "step": step or 0, "time": int(time.time() * 1000)})
+            self._append({"kind": "metrics", "values": finite, "step": step or 0, "time": int(time.time() * 1000), "model": model})
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Aggregate numbers and words of ours, a row each, all with the same keys. At most one table a stage."""
+        self._append({"kind": "table", "name": name, "columns": list(rows[0]), "data": [[row[name] for name in rows[0]] for row in rows]})
+
+    def model(self, weights: str) -> None:
+        """The model whose weights have this SHA-256: an entry that later numbers refer to, without the weights."""
+        self._append({"kind": "model", "weights": weights})
+
+    def alias(self, weights: str, alias: str) -> None:
+        """Name that model's version in the registry, as ``candidate`` or ``champion``; after the audit has passed."""
+        if self.audited:
+            self._append({"kind": "alias", "weights": weights, "alias": alias})
 
     def dataset(self, name: str, digest: str, cases: int, context: str) -> None:
         """A cohort as the run's input or output: its digest and size, no manifest."""
@@ -144,6 +160,7 @@ class _Store:
         if parent is None:
             parent = self.client.create_run(identity, run_name=tracker.run_name).info.run_id
             _write_json(tracker._parent, {"run": parent})
+        self.experiment, self.name = identity, re.sub(r"[^A-Za-z0-9_-]+", "-", tracker.run_name)
         self.run = self._known(_json(tracker._state).get("run"))
         if self.run is None:
             tags = {"mlflow.parentRunId": parent, "medsynth.stage": tracker.stage}
@@ -174,7 +191,11 @@ class _Store:
         for record in records:
             match record["kind"]:
                 case "metrics":
-                    metrics += [Metric(_key(name), value, record["time"], record["step"]) for name, value in record["values"].items()]
+                    about = self._model(record["model"]).model_id if record.get("model") else None
+                    metrics += [
+                        Metric(_key(name), value, record["time"], record["step"], model_id=about)
+                        for name, value in record["values"].items()
+                    ]
                 case "parameters":
                     known = self.client.get_run(self.run).data.params
                     # MLflow refuses to change a parameter: a continued stage logs only what is new
@@ -183,6 +204,15 @@ class _Store:
                         self.client.log_batch(self.run, params=new[start : start + 100])
                 case "dataset":
                     self._log_dataset(record)
+                case "model":
+                    self._model(record["weights"])
+                case "alias":
+                    self._name(record["weights"], record["alias"])
+                case "table":
+                    # not log_table, which appends: a record may be sent twice
+                    path = f"tables/{record['name']}.json"
+                    self.client.log_dict(self.run, {"columns": record["columns"], "data": record["data"]}, path)
+                    self.client.set_tag(self.run, "mlflow.loggedArtifacts", json.dumps([{"path": path, "type": "table"}]))
                 case "artifact":
                     path = Path(record["path"])
                     log_one = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
@@ -196,6 +226,29 @@ class _Store:
     def _flush(self, metrics: list) -> None:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(self.run, metrics=metrics[start : start + 1000])
+
+    def _model(self, weights: str) -> Any:
+        """The LoggedModel of these weights, which is made once."""
+        found = self.client.search_logged_models([self.experiment], filter_string=f"tags.`{WEIGHTS}` = '{weights}'")
+        if not found:
+            model = self.client.create_logged_model(self.experiment, self.name, self.run, tags={WEIGHTS: weights}, model_type="diffusion")
+            self.client.finalize_logged_model(model.model_id, "READY")
+            return model
+        return found[0]
+
+    def _name(self, weights: str, alias: str) -> None:
+        """Point ``alias`` of the registered model of ``run.name`` to the version of these weights."""
+        if not self.client.search_registered_models(f"name = '{self.name}'"):
+            self.client.create_registered_model(self.name)
+        versions = self.client.search_model_versions(f"name = '{self.name}'")
+        version = next((version for version in versions if version.tags.get(WEIGHTS) == weights), None)
+        if version is None:
+            model = self._model(weights)
+            # not models:/ID, which MLflow 3.17 looks up at its global address instead of at this one
+            version = self.client.create_model_version(
+                self.name, model.artifact_location, self.run, tags={WEIGHTS: weights}, await_creation_for=0, model_id=model.model_id
+            )
+        self.client.set_registered_model_alias(self.name, alias, version.version)
 
     def _log_dataset(self, record: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -23,8 +23,14 @@ class NoTracker:
     def __init__(self) -> None:
         self.recorded: list[tuple[int, dict]] = []
 
-    def metrics(self, values: dict, step: int | None = None) -> None:
+    def metrics(self, values: dict, step: int | None = None, *, model: str | None = None) -> None:
         self.recorded.append((step, dict(values)))
+
+    def table(self, name: str, rows: list[dict]) -> None: ...
+
+    def model(self, weights: str) -> None: ...
+
+    def alias(self, weights: str, alias: str) -> None: ...
 
     def parameters(self, settings: dict) -> None: ...
 

@@ -98,3 +98,37 @@ def test_no_telemetry_even_outside_pytest_and_ci(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )
     assert json.loads(out.stdout.splitlines()[-1]) == ["true", True]
+
+
+def test_numbers_of_a_model_stand_on_its_entry_and_a_table_is_no_second_one_when_sent_again(tmp_path):
+    uri, weights = tracking_uri("", tmp_path), "a" * 64
+    train = tracker(tmp_path, uri)
+    train.model(weights)
+    train.close(succeeded=True, patience=60)
+    for _ in range(2):
+        one = tracker(tmp_path, uri, stage="evaluate")
+        one.metrics({"kid/random_convolution": 0.25}, model=weights)
+        one.table("scores", [{"name": "kid", "value": 0.25, "reason": ""}, {"name": "mmd", "value": None, "reason": "too few"}])
+        one.close(succeeded=True, patience=60)
+    store = client(uri)
+    (model,) = store.search_logged_models([store.get_experiment_by_name("medsynth").experiment_id])
+    assert model.tags["medsynth.weights"] == weights
+    assert model.status == "READY"
+    assert {(metric.key, metric.value) for metric in model.metrics} == {("kid/random_convolution", 0.25)}
+    (table,) = (tmp_path / "mlflow-artifacts").rglob("scores.json")
+    assert json.loads(table.read_text())["data"] == [["kid", 0.25, ""], ["mmd", None, "too few"]]
+
+
+def test_the_registry_names_a_model_only_after_its_audit_passed(tmp_path):
+    uri = tracking_uri("", tmp_path)
+    refused = tracker(tmp_path, uri, stage="report", audited=False)
+    refused.alias("a" * 64, "candidate")
+    refused.close(succeeded=True, patience=60)
+    assert not client(uri).search_registered_models()
+    for weights, stage, alias in (("a", "report", "candidate"), ("a", "release", "champion"), ("b", "report", "candidate")):
+        one = tracker(tmp_path, uri, stage=stage, audited=True)
+        one.alias(weights * 64, alias)
+        one.close(succeeded=True, patience=60)
+    named = {alias: client(uri).get_model_version_by_alias("ct", alias) for alias in ("candidate", "champion")}
+    assert {alias: version.tags["medsynth.weights"] for alias, version in named.items()} == {"candidate": "b" * 64, "champion": "a" * 64}
+    assert len(client(uri).search_model_versions("name = 'ct'")) == 2

@@ -18,6 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from medsynth import config, distributed
+from medsynth.cohort import sha256_of
 from medsynth.config import Settings
 from medsynth.errors import MedsynthError
 from medsynth.io.pseudonyms import existing_key
@@ -78,7 +79,11 @@ STAGES: Mapping[str, Stage] = {
         settings=("run.seed", "evaluate", "metric"), needs=("prepare", "train", "sample"), objects=("metric",), outputs=("metrics.json",)
     ),
     "utility": Stage(
-        settings=("run.seed", "utility"), neutral=("utility.workers",), needs=("prepare", "sample"), outputs=("utility.json",), aside=True
+        settings=("run.seed", "utility"),
+        neutral=("utility.workers",),
+        needs=("prepare", "train", "sample"),
+        outputs=("utility.json",),
+        aside=True,
     ),
     "report": Stage(settings=(), needs=("prepare", "train", "sample", "audit", "evaluate"), outputs=("index.html", "report.json")),
     "release": Stage(
@@ -212,6 +217,11 @@ def passed(root: Path) -> bool:
     """Whether the run's audit is finished and its verdict is "pass"."""
     findings = root / "audit" / "findings.json"
     return (root / "audit" / RECEIPT).is_file() and json.loads(findings.read_text(encoding="utf-8"))["verdict"] == "pass"
+
+
+def weights_of(root: Path) -> str:
+    """SHA-256 of the trained weights: what the tracked model is told by."""
+    return sha256_of(root / "train" / "denoiser" / "weights.safetensors")
 
 
 def _write_resolved(cfg: DictConfig, path: Path) -> Path:

@@ -25,7 +25,7 @@ from medsynth.metrics.likelihood import LikelihoodGap
 from medsynth.metrics.schema import validated
 from medsynth.metrics.score import Metric, Sample, Score
 from medsynth.rng import seed_for
-from medsynth.stages import Run, likelihood, spaces
+from medsynth.stages import Run, likelihood, spaces, weights_of
 
 EXTRACTORS: Mapping[str, Extractor] = {"random_convolution": RandomConvolution(), "texture": Texture()}
 SPLITS = ("train", "holdout", "synthetic")
@@ -117,7 +117,10 @@ def work(run: Run, folder: Path) -> None:
         "seed": seed,
     }
     _write(folder / "metrics.json", json.dumps(validated(rounded(result)), indent=1, sort_keys=True, allow_nan=False) + "\n")
-    run.tracker.metrics({key: value for row in scores for key, value in _tracked(row).items()})
+    for name in ("holdout", "synthetic"):
+        run.tracker.dataset(name, cohorts[name].digest, len(cohorts[name]), "evaluation")
+    run.tracker.metrics({key: value for row in scores for key, value in _tracked(row).items()}, model=weights_of(run.root))
+    run.tracker.table("scores", [{name: value for name, value in row.items() if name != "details"} for row in result["scores"]])
 
 
 def _comparable(real: Cohort, synthetic: Cohort) -> None:

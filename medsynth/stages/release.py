@@ -37,7 +37,7 @@ from medsynth.io.pseudonyms import existing_key, load_key
 from medsynth.io.search import find
 from medsynth.metrics.schema import validated as valid_metrics
 from medsynth.receipt import RECEIPT, Receipt
-from medsynth.stages import STAGES, Run, privacy
+from medsynth.stages import STAGES, Run, privacy, weights_of
 from medsynth.stages.audit import ledger_of
 from medsynth.stages.rejection import VERDICT
 from medsynth.stages.viewer import packed_library
@@ -87,6 +87,8 @@ def work(run: Run, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
     run.tracker.dataset("released", cohort.digest, len(cohort), "release")
     run.tracker.artifact(folder / "datasheet.md", "release")
+    if not objections:
+        run.tracker.alias(weights_of(run.root), "champion")
     in_spite = ", IN SPITE OF ITS EVIDENCE (release.override)" if objections else ""
     log.info("release: %d cases%s, signed by %s", len(cohort), in_spite, fingerprint)
 

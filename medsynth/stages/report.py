@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.errors import MedsynthError
 from medsynth.rng import generator_for
-from medsynth.stages import Run, figures
+from medsynth.stages import Run, figures, weights_of
 from medsynth.stages.facts import Story, facts_of, read
 from medsynth.stages.viewer import viewer
 
@@ -43,6 +43,8 @@ def work(run: Run, folder: Path) -> None:
         _write(folder / "figures" / f"{name}.png", png)
         # Curves are sums over cases and pictures are of synthetic cases alone: no real image ever gets here.
         run.tracker.figure(name, folder / "figures" / f"{name}.png", synthetic=True)
+    for path in story.plots:
+        run.tracker.figure(path.stem, path, synthetic=True)
     shareable = folder / "shareable.html"
     shareable.unlink(missing_ok=True)
     if story.verdict == "pass":
@@ -51,6 +53,7 @@ def work(run: Run, folder: Path) -> None:
         refuse_people(html, story.real)
         _write(shareable, html.encode())
         run.tracker.artifact(shareable, "report")
+        run.tracker.alias(weights_of(run.root), "candidate")
         if run.settings.release.model:
             run.tracker.artifact(run.root / "train" / "denoiser", "model")
     # The receipt binds report.json, and that binds the page that is there after a pass alone.

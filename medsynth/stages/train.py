@@ -31,7 +31,7 @@ from medsynth.diffusion.sampling import sample
 from medsynth.errors import SettingsError
 from medsynth.io.pseudonyms import load_key
 from medsynth.rng import seed_for
-from medsynth.stages import Run, figures
+from medsynth.stages import Run, figures, weights_of
 from medsynth.training.allocator import keep_freed_memory
 from medsynth.training.checkpoint import Checkpoints, SafeCheckpointIO, newest, step_of, write_durably
 from medsynth.training.ema import EMA
@@ -139,6 +139,7 @@ def work(run: Run, folder: Path) -> None:
             )  # fmt: skip
         with ema.swapped(denoiser):
             save_denoiser(folder / "denoiser", denoiser, description(cohort, seed=seed, steps=steps, duplicates=len(twins)) | told)
+        run.tracker.model(weights_of(run.root))
 
 
 def _duplicates(run: Run, cohort: Cohort, folder: Path) -> dict[str, str]:

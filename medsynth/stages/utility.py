@@ -24,7 +24,7 @@ from medsynth.config import UtilitySettings
 from medsynth.errors import MedsynthError, SettingsError
 from medsynth.metrics.utility import REAL, SYNTHETIC, Arm, Doubt, Kind, Recipe, Rows, Task, arms, outcome, rows_of, told
 from medsynth.rng import seed_for
-from medsynth.stages import Run, figures
+from medsynth.stages import Run, figures, weights_of
 from medsynth.stages.evaluate import rounded
 
 MEASURE = {"classification": "balanced accuracy", "segmentation": "Dice coefficient"}
@@ -39,8 +39,10 @@ def work(run: Run, folder: Path) -> None:
     partial_file.replace(folder / "utility.json")
     run.tracker.metrics(
         {f"utility/{task['task']}/{arm['name']}": arm["value"] for task in result["tasks"] for arm in task["arms"]}
-        | {f"utility/{task['task']}/trts": task["trts"]["value"] for task in result["tasks"]}
+        | {f"utility/{task['task']}/trts": task["trts"]["value"] for task in result["tasks"]},
+        model=weights_of(run.root),
     )
+    run.tracker.table("utility", [{"task": task["task"], **arm} for task in result["tasks"] for arm in task["arms"]])
     print("\n".join(_lines(result)))
 
 

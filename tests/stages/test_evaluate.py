@@ -40,8 +40,15 @@ def run_of(root: Path, n: int = 60, metrics=METRICS, shape=(16, 16), synthetic_s
     settings.evaluate.subsamples, settings.evaluate.permutations, settings.evaluate.sanity = 10, 9, "off"
     for name, value in changed.items():
         setattr(settings.evaluate, name, value)
+    (root / "train" / "denoiser").mkdir(parents=True)
+    (root / "train" / "denoiser" / "weights.safetensors").write_bytes(b"weights")
     tracked: dict = {}
-    return Run(settings=settings, objects={"metric": metrics}, root=root, tracker=SimpleNamespace(metrics=tracked.update)), tracked
+    tracker = SimpleNamespace(
+        metrics=lambda values, model: tracked.update(values),
+        dataset=lambda *what: None,
+        table=lambda name, rows: tracked.update({name: rows}),
+    )
+    return Run(settings=settings, objects={"metric": metrics}, root=root, tracker=tracker), tracked
 
 
 def result_of(run: Run) -> dict:
@@ -201,3 +208,33 @@ def test_the_blur_is_in_millimetres_along_every_axis():
         profile = blurred.sum(axis=1 - axis)
         at = (np.arange(len(profile)) - len(profile) // 2) * spacing
         assert np.sqrt((profile * at**2).sum()) == pytest.approx(3.0, rel=0.02)
+
+
+def test_what_is_tracked_follows_again_from_the_run_folder(tmp_path):
+    """MLflow's numbers are those of ``metrics.json``, and both come out of the run folder again without what was cached."""
+    from mlflow import MlflowClient
+
+    from medsynth.tracking import Tracker, tracking_uri
+
+    run, _ = run_of(tmp_path / "run", metrics={"kid": METRICS["kid"]})
+    uri = tracking_uri("", tmp_path)
+    tracker = Tracker(uri=uri, experiment="medsynth", run_name="run", stage="evaluate", logs=tmp_path / "run/logs", audited=False)
+    first = result_of(replace(run, tracker=tracker))
+    tracker.close(succeeded=True, patience=60)
+    written = (run.folder("evaluate") / "metrics.json").read_bytes()
+    for kept in ("features.npz", "metrics.json"):
+        (run.folder("evaluate") / kept).unlink()
+    assert result_of(run) == first
+    assert (run.folder("evaluate") / "metrics.json").read_bytes() == written
+
+    client = MlflowClient(tracking_uri=uri)
+    (stage,) = (each for each in client.search_runs(["1"]) if each.info.run_name == "run/evaluate")
+    row = next(row for row in first["scores"] if row["name"] == "kid")
+    assert stage.data.metrics["kid/random_convolution"] == pytest.approx(row["value"], rel=1e-8)
+    assert stage.data.metrics["kid/random_convolution/ci_hi"] == pytest.approx(row["interval"][1], rel=1e-8)
+    synthetic = Cohort.read(run.folder("sample") / "cohort.jsonl")
+    inputs = {each.dataset.name: each.dataset.digest for each in stage.inputs.dataset_inputs}
+    assert inputs["synthetic"] == synthetic.digest[:36]
+    assert set(inputs) == {"holdout", "synthetic"}
+    (model,) = client.search_logged_models(["1"])
+    assert {metric.key for metric in model.metrics} >= {"kid/random_convolution", "kid/random_convolution/anchor"}

@@ -164,6 +164,7 @@ class Lab:
 
     def release(self) -> Path:
         tracker = SimpleNamespace(dataset=lambda *a: self.sent.append(("dataset", *a)), artifact=lambda *a: self.sent.append(a))
+        tracker.alias = lambda *a: self.sent.append(("alias", *a))
         run = Run(settings=self.settings, objects={}, root=self.root, tracker=tracker)
         release.work(run, self.root / "release")
         return self.root / "release"

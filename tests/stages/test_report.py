@@ -176,6 +176,7 @@ def make_run(root: Path, verdict: str = "pass", level: str = "strict", shape=(16
     Cohort(replace(real.header, kind="synthetic"), tuple(cases), root / "sample").write(root / "sample/cohort.jsonl")
     for stage in ("train/denoiser", "train/previews", "audit", "evaluate"):
         (root / stage).mkdir(parents=True)
+    (root / "train/denoiser/weights.safetensors").write_bytes(b"weights")
     (root / "train/denoiser/denoiser.yaml").write_text(
         "network:\n  channels: [32, 64]\nprocess: edm\nsigma_data: 0.5\ndescription:\n  low: 20.0\n"
     )
@@ -225,6 +226,7 @@ def sign(root: Path) -> None:
 def make_report(root: Path) -> Path:
     sent = []
     tracker = SimpleNamespace(figure=lambda name, png, *, synthetic: sent.append(png), artifact=lambda path, to: sent.append(path))
+    tracker.alias = lambda weights, alias: None
     run = SimpleNamespace(
         root=root, settings=SimpleNamespace(run=SimpleNamespace(seed=0), release=SimpleNamespace(model=False)), tracker=tracker
     )

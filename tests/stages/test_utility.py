@@ -27,8 +27,15 @@ def run_of(root: Path, *, spoilt: bool = False, joint_mask: bool = True, conditi
     small = {"steps": 40, "nets": 2, "shares": [1.0], "mixtures": [1.0], "draws": 200, "workers": 1, "batch": 16}
     for name, value in (small | changed).items():
         setattr(settings.utility, name, value)
+    (root / "train" / "denoiser").mkdir(parents=True)
+    (root / "train" / "denoiser" / "weights.safetensors").write_bytes(b"weights")
     tracked: dict = {}
-    return Run(settings=settings, objects={}, root=root, tracker=SimpleNamespace(metrics=tracked.update)), tracked
+    tracker = SimpleNamespace(
+        metrics=lambda values, model: tracked.update(values),
+        dataset=lambda *what: None,
+        table=lambda name, rows: tracked.update({name: rows}),
+    )
+    return Run(settings=settings, objects={}, root=root, tracker=tracker), tracked
 
 
 def result_of(run: Run) -> dict:
