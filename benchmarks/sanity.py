@@ -42,6 +42,7 @@ DESIGNATED: Mapping[str, tuple[str, Metric]] = {
     "wrong anatomy": ("implausible", Implausible()),
     "swapped labels": ("condition_fidelity", ConditionFidelity(features="random_convolution")),
 }
+BY_NAME = {defect.name: defect for defect in DEFECTS}
 
 Images = tuple[np.ndarray, np.ndarray, list[str]]  # (case, *space) in model units, masks, classes
 
@@ -60,7 +61,7 @@ def main() -> int:
 
 
 def measure(tiny: bool) -> list[Table]:
-    return tables("Phantom CT slices", *phantoms(*((84, 16) if tiny else (240, 32))), steps=2 if tiny else 100)
+    return tables("Phantom CT slices", *phantoms(*((150, 16) if tiny else (240, 32))), steps=2 if tiny else 100)
 
 
 def phantoms(count: int, size: int) -> Images:
@@ -94,7 +95,7 @@ def tables(name: str, images: np.ndarray, masks: np.ndarray, classes: list[str],
     passed = [space for space in encoders if trials[space].passed]
     rows: list[Row] = []
     for defect, (title, metric) in DESIGNATED.items():
-        (row,) = [r for r in badges({title: metric}, made, {"encoder": passed or encoders}, "full") if r["defect"] == defect]
+        (row,) = badges({title: metric}, made, {"encoder": passed or encoders}, "full", [BY_NAME[defect]])
         worse = [badness(metric.best, value, row["null"]) for value in row["values"]]
         rises = all(b > a for a, b in zip([0.0, *worse[:-1]], worse, strict=True))
         values = {f"severity {k + 1}": value for k, value in enumerate(row["values"])}
@@ -133,7 +134,7 @@ def spoilable(images: np.ndarray, masks: np.ndarray, classes: list[str], *, step
 
 def ratio(made: Material, metric: Metric, defect: str, severity: float) -> float:
     """The metric at a severity over its value without the defect."""
-    (found,) = [each for each in DEFECTS if each.name == defect]
+    found = BY_NAME[defect]
     sides = (made.reference, found.make(made, found.nothing), found.make(made, severity))
     real, clean, spoilt = np.split(np.arange(sum(map(len, sides))), np.cumsum([len(side) for side in sides])[:-1])
     comparison = metric(made.train, *sides)

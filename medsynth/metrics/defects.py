@@ -234,7 +234,7 @@ def swapped_labels(material: Material, share: float) -> Sample:
 DEFECTS: Sequence[Defect] = (
     Defect(
         name="blur",
-        severities=(0.3, 0.5, 0.75, 1.0, 1.5),
+        severities=(0.5, 0.75, 1.0, 1.25, 1.5),
         unit="voxels",
         make=_every(blur, drawn=False),
         plain="fine detail is smeared",
@@ -255,7 +255,7 @@ DEFECTS: Sequence[Defect] = (
     ),
     Defect(
         name="bias field",
-        severities=(0.05, 0.1, 0.15, 0.2, 0.3),
+        severities=(0.1, 0.15, 0.2, 0.3, 0.4),
         unit="brighter on one side, darker on the other",
         make=_every(bias_field, drawn=True),
         plain="shading across the image",

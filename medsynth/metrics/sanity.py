@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from tqdm import tqdm
 
-from medsynth.metrics.defects import DEFECTS, Material
+from medsynth.metrics.defects import DEFECTS, Defect, Material
 from medsynth.metrics.intervals import interval, permutation_p
 from medsynth.metrics.learned import through
 from medsynth.metrics.score import Best, Metric, NotApplicable, Sample, clearly_worse, pooled_subjects
@@ -24,12 +24,14 @@ LEVELS: Mapping[str, Sequence[int]] = {"small": (4,), "quick": (0, 2, 4), "full"
 CASES: Mapping[str, int] = {"off": 100, "small": 60, "quick": 100, "full": 400}  # subjects on each side
 
 
-def badges(metrics: Mapping[str, Metric], material: Material, spaces: Mapping[str, Sequence[str]], level: str) -> list[dict]:
+def badges(
+    metrics: Mapping[str, Metric], material: Material, spaces: Mapping[str, Sequence[str]], level: str, defects: Sequence[Defect] = DEFECTS
+) -> list[dict]:
     """One row a metric and defect: whether it is seen, and the values by severity. ``spaces`` maps a learned feature space to its seeds; a
     defect is seen if most of them see it."""
     rows = []
     trains = {space: through(material.train, name, space) for name, each in spaces.items() for space in each}  # one each: scales are kept
-    for defect in tqdm(DEFECTS, desc="evaluate: sanity", unit="defect"):
+    for defect in tqdm(defects, desc="evaluate: sanity", unit="defect"):
         severities = [defect.severities[i] for i in LEVELS[level]]
         try:
             samples = [defect.make(material, severity) for severity in (defect.nothing, *severities)]
