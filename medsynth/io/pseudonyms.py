@@ -89,7 +89,7 @@ def is_new_uid(key: bytes, uid: str) -> bool:
     if number == uid or not number.isdecimal() or int(number) >= 1 << 128:
         return False
     value = int(number).to_bytes(16, "big")
-    return hmac.comparekeyed_hash(value[12:], _seal(key, value[:12]))
+    return hmac.compare_digest(value[12:], _seal(key, value[:12]))
 
 
 def _seal(key: bytes, name: bytes) -> bytes:

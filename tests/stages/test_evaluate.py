@@ -121,7 +121,7 @@ def test_the_model_tells_what_real_and_synthetic_cases_cost_it_if_it_is_asked(fi
     run, _ = run_of(tmp_path, n=10, metrics={"intensity": METRICS["intensity"]}, likelihood=8, likelihood_steps=2)
     header = Cohort.read(run.folder("prepare") / "cohort.jsonl").header
     denoiser = train.new_denoiser(make_run(tmp_path), header)
-    (tmp_path / "train").mkdir()
+    (tmp_path / "train").mkdir(exist_ok=True)
     save_denoiser(tmp_path / "train" / "denoiser", denoiser, {})
     rows = {row["name"]: row for row in result_of(run)["scores"]}
     for name in ("likelihood_bound", "likelihood_flow"):
@@ -145,7 +145,7 @@ def test_what_a_case_costs_depends_on_the_case_alone(tmp_path):
     run, _ = run_of(tmp_path, n=2)
     cohort = Cohort.read(run.folder("prepare") / "cohort.jsonl")
     denoiser = train.new_denoiser(make_run(tmp_path), cohort.header)
-    (tmp_path / "train").mkdir()
+    (tmp_path / "train").mkdir(exist_ok=True)
     save_denoiser(tmp_path / "train" / "denoiser", denoiser, {})
     first, second = (
         likelihood.costs(run, {"it": cohort.where(cases)}, 2, seed=0)[0]["it"] for cases in (cohort.cases[:2], cohort.cases[1::-1])
