@@ -158,6 +158,7 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         "sanity": _sanity(story.metrics.get("sanity", [])),
         "extremes": extremes,
         "steps": _steps(story.way),
+        "utility": _utility(story.root),
         "not_computed": _not_computed(story, extremes),
         "conditions": _conditions(story),
         # its description repeats the cohort's header, with the training set's extreme values
@@ -344,6 +345,12 @@ def _nearest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _steps(way: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Numbers of sampling steps, and by how much of the window the images differ from those of twice the steps that were taken."""
     return [{"steps": int(n), "error": float(e) / 2} for n, e in zip(way["steps"], way["errors"], strict=True)] if way else []
+
+
+def _utility(root: Path) -> list[dict[str, Any]]:
+    """What nets that were trained on the cohort can do, if somebody asked (``medsynth utility``)."""
+    path = root / "utility" / "utility.json"
+    return json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else []
 
 
 def _not_computed(story: Story, extremes: Mapping[str, Any] | None) -> list[dict[str, str]]:

@@ -599,3 +599,17 @@ def test_what_each_score_can_see_is_a_table_of_scores_by_defects(tmp_path):
     assert table["defects"] == ["blur", "dropped class"]
     assert [row["cells"] for row in table["rows"]] == [[True, False], [None, None]]
     assert "sees blind" in page_of(root).text
+
+
+def test_the_utility_has_its_rows_once_somebody_asked_for_it(tmp_path):
+    root = make_run(tmp_path / "run")
+    make_report(root)
+    assert "Trained on it" not in page_of(root).text
+    arm = {"name": "real + synthetic", "cases": 80, "value": 0.912, "interval": [0.87, 0.943]}
+    task = {"task": "segmentation", "measure": "Dice coefficient", "n": {"holdout": {"subjects": 24}}, "arms": [arm]}
+    (root / "utility").mkdir()
+    (root / "utility" / "utility.json").write_text(json.dumps({"tasks": [task]}))
+    make_report(root)
+    text = page_of(root).text
+    for part in ("Trained on it, tested on real people: segmentation", "real + synthetic", "0.912", "0.87 to 0.943"):
+        assert part in text
