@@ -59,6 +59,8 @@ def _row(shape: tuple[int, ...], cases: int, overrides: Sequence[str]) -> Row:
         )
         for stage in ("prepare", "sample", "evaluate"):
             (root / stage).mkdir()
+        (root / "train" / "denoiser").mkdir(parents=True)
+        (root / "train" / "denoiser" / "weights.safetensors").touch()  # their hash goes with the numbers
         train, holdout, synthetic = (
             cohort_of(root / ("sample" if split == "synthetic" else "prepare"), split, images(split, cases, shape)) for split in SPLITS
         )
