@@ -69,13 +69,13 @@ def _judge(read: list[tuple[Case, bool, bool]], found: int, level: Level) -> Fin
     seen = f"Words are read in {hits} of {n} synthetic cases and, where none can be, in {alarms}"
     verdict: Verdict = "pass"
     why = f"{seen}; text written into {level.plants} of them was read in {found}."
+    if named:
+        why += f" A person should look at {', '.join(named)}."
     if high > level.excess:
         verdict, why = "inconclusive", f"{seen}: up to {high:.1%} may hold text, {level.excess:.0%} is allowed. Read more cases."
-    if hits > alarms:
-        verdict, why = (
-            "inconclusive",
-            f"{seen}. Look at {', '.join(named)}: if there is text, mask it by source.burned_in=mask and train anew.",
-        )
+    if hits > 2 * alarms:  # a reader that errs about as often by itself says nothing; one that does not has read something
+        verdict = "inconclusive"
+        why = f"{seen}. Look at {', '.join(named)}: if there is text, mask it by source.burned_in=mask and train anew."
     if recall[0] < RECALL:
         verdict = "inconclusive"
         why = f"Of {level.plants} texts written into synthetic cases {found} were read, too few to trust the reader here."
