@@ -8,13 +8,14 @@ import pytest
 
 from medsynth.cohort import Cohort, sha256_of
 from medsynth.io import nifti
+from medsynth.io.pseudonyms import load_key
 from medsynth.receipt import RECEIPT, Receipt
 from tests.pipelines.conftest import CHECKS, Chain
 
 PLANTED = 7  # which synthetic case is replaced
 
 
-def plant_copy(root: Path) -> tuple[str, str]:
+def plant_copy(root: Path, key: Path) -> tuple[str, str]:
     """Put a training case in the place of a synthetic one, as if the model had drawn it. Returns the ids of the copy and of the case."""
     real = Cohort.read(root / "prepare" / "cohort.jsonl").split("train")
     synthetic = Cohort.read(root / "sample" / "cohort.jsonl")
@@ -24,7 +25,8 @@ def plant_copy(root: Path) -> tuple[str, str]:
     cases = [replace(each, sha256=sha256_of(path)) if each is copy else each for each in synthetic]
     synthetic.where(tuple(cases)).write(root / "sample" / "cohort.jsonl")
     receipt = Receipt.read(root / "sample" / RECEIPT)
-    replace(receipt, outputs={"cohort.jsonl": sha256_of(root / "sample" / "cohort.jsonl")}).write(root / "sample" / RECEIPT)
+    receipt = replace(receipt, outputs={"cohort.jsonl": sha256_of(root / "sample" / "cohort.jsonl")})
+    receipt.sealed(load_key(key)).write(root / "sample" / RECEIPT)
     return copy.id, case.id
 
 
@@ -36,7 +38,7 @@ def memorization(root: Path) -> dict:
 @pytest.mark.slow
 def test_a_planted_copy_fails_the_audit_and_shuts_the_release(chain: Chain, tmp_path: Path):
     leaky = chain.copied(tmp_path / "runs", *CHECKS)
-    copy, case = plant_copy(leaky.root)
+    copy, case = plant_copy(leaky.root, leaky.folder / "key")
     refused = leaky.medsynth("run")
 
     assert refused.returncode == 3, refused.stderr[-4000:]
