@@ -63,7 +63,8 @@ def _row(root: Path, epsilon: float | None, others: np.ndarray, draws: int, step
     run = make_run(root, fit=once | {"preview_every": steps}, network=NETWORK)
     objects = {**run.objects, "privacy": promise, "optimizer": partial(torch.optim.AdamW, lr=2e-3, fused=True)}
     settings = replace(run.settings, paths=PathSettings(key=str(root / "key")))
-    train.work(Run(settings=settings, objects=objects, root=root, tracker=run.tracker), root / name)
+    train.work(Run(settings=settings, objects=objects, root=root, tracker=run.tracker), root / "train")
+    (root / "train").rename(root / name)
     denoiser, told = load_denoiser(root / name / "denoiser")
     minutes = (time.process_time() - started) / 60
     score = kid(others, drawn(denoiser.eval(), draws, others.shape[1:]))
