@@ -6,7 +6,6 @@ against real. Steps and batch are the same for all, as a user would first try it
 nothing.
 """
 
-import os
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.small_model import drawn, kid, slices
-from benchmarks.table import RESULTS, Row, Table, processor, write
+from benchmarks.table import Row, Table, alone
 from medsynth.config import PathSettings
 from medsynth.diffusion.checkpoint import load_denoiser
 from medsynth.diffusion.networks import UNetSettings
@@ -77,16 +76,5 @@ def _row(root: Path, epsilon: float | None, others: np.ndarray, draws: int, step
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    torch.set_num_threads(1)
-    measured = measure("--tiny" in arguments)
-    print("\n".join(table.markdown() for table in measured))
-    if "--tiny" not in arguments:
-        conditions = {"Compute threads": "1", "CPUs": str(os.cpu_count())}
-        path = write(measured, hardware=processor(), conditions=conditions, folder=RESULTS / "privacy", name="dp")
-        print(f"written to {path}", file=sys.stderr)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(alone("dp", measure, sys.argv[1:]))

@@ -11,12 +11,12 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.audit_search import memory, reset_peak
-from benchmarks.false_release import cohort_of
 from benchmarks.table import Row, Table
 from medsynth import config
 from medsynth.metrics.frechet import frechet
 from medsynth.rng import generator_for
 from medsynth.stages import Run, evaluate
+from tests.make_evidence import cohort_of
 
 SPLITS = ("train", "holdout", "synthetic")
 

@@ -9,36 +9,24 @@ ones.
 ``python -m benchmarks.false_release`` writes the table to results/privacy/.
 """
 
-import os
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.small_model import drawn, trained
-from benchmarks.table import RESULTS, Row, Table, processor, write
+from benchmarks.table import Row, Table, alone
 from medsynth.audit.finding import Evidence
 from medsynth.audit.level import LEVELS
 from medsynth.audit.memorization import Looked, Memorization, judge, sharpness
 from medsynth.audit.plants import kinds
 from medsynth.audit.rates import clopper_pearson
-from medsynth.cohort import Case, Cohort, Header, sha256_of
 from medsynth.rng import generator_for
-from tests.make_evidence import images_of
+from tests.make_evidence import cohort_of, images_of
 
 SHARES = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05)
-
-
-def main() -> int:
-    torch.set_num_threads(1)
-    measured = measure(tiny=False)
-    conditions = {"Compute threads": "1", "CPUs": os.cpu_count()}
-    path = write(measured, hardware=processor(), conditions=conditions, folder=RESULTS / "privacy", name="false-release")
-    print("\n".join(table.markdown() for table in measured), f"written to {path}", sep="\n")
-    return 0
 
 
 def measure(tiny: bool) -> list[Table]:
@@ -79,39 +67,6 @@ def part(looked: Looked, rows: np.ndarray, detail: float) -> Looked:
     return replace(looked, synthetic=synthetic, score=looked.score[rows], row=looked.row[rows], sharpness=detail)
 
 
-def cohort_of(folder: Path, split: str, images: np.ndarray) -> Cohort:
-    """Images ``(case, *space)`` in model units as a cohort, each a subject of its own."""
-    np.save(folder / f"{split}.npy", images[:, None])
-    shape = images.shape[1:]
-    header = Header(
-        kind="synthetic" if split == "synthetic" else "real",
-        unit="subject",
-        source={"name": "phantom"},
-        shape=shape,
-        spacing=(1.0,) * len(shape),
-        affine=tuple(map(tuple, np.eye(4).tolist())),
-        scale=(-1.0, 1.0),
-        integer=False,
-        modality="CT",
-    )
-    cases = tuple(
-        Case(
-            id=f"{split}-{row:06d}",
-            subject=f"{split}-{row:06d}",
-            split=split,
-            path=f"{split}.npy",
-            sha256=sha256_of(image.tobytes()),
-            shape=shape,
-            spacing=header.spacing,
-            modality="CT",
-            scale=header.scale,
-            row=row,
-        )
-        for row, image in enumerate(images)
-    )
-    return Cohort(header, cases, folder)
-
-
 def _copies(members: np.ndarray, samples: np.ndarray, count: int) -> np.ndarray:
     """``count`` copies of each kind, of training cases drawn by chance."""
     made = []
@@ -137,4 +92,4 @@ def _row(share: float, verdicts: dict[str, int]) -> Row:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone("false-release", measure, sys.argv[1:]))

@@ -6,7 +6,6 @@ member half. Everything is drawn by seeds, so a second run gives the same number
 """
 
 import copy
-import os
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.table import RESULTS, Row, Table, processor, write
+from benchmarks.table import Row, Table, alone
 from medsynth.audit.finding import Evidence, Finding
 from medsynth.audit.level import LEVELS
 from medsynth.audit.membership import MembershipCohort, MembershipModel
@@ -164,16 +163,5 @@ def _held(rows: Sequence[Row]) -> str:
     return " ".join(said)
 
 
-def main(arguments: Sequence[str]) -> int:
-    torch.set_num_threads(1)
-    measured = measure("--tiny" in arguments)
-    print("\n".join(table.markdown() for table in measured))
-    if "--tiny" not in arguments:
-        conditions = {"Compute threads": "1", "CPUs": os.cpu_count()}
-        path = write(measured, hardware=processor(), conditions=conditions, folder=RESULTS / "privacy", name="membership")
-        print(f"written to {path}", file=sys.stderr)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(alone("membership", measure, sys.argv[1:]))

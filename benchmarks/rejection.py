@@ -9,7 +9,6 @@ Few people and no augmentation make a model overfit on purpose; the last row is 
 """
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,10 +17,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.small_model import drawn, kid, slices, trained
-from benchmarks.table import RESULTS, Row, Table, processor, write
+from benchmarks.table import Row, Table, alone
 from medsynth.audit.memorization import Memorization
 from medsynth.cohort import Case, Cohort
 from medsynth.config import AuditSettings, PathSettings, Settings
@@ -120,16 +118,5 @@ def _unit(images: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 
-def main(arguments: Sequence[str]) -> int:
-    torch.set_num_threads(1)
-    measured = measure("--tiny" in arguments)
-    print("\n".join(table.markdown() for table in measured))
-    if "--tiny" not in arguments:
-        conditions = {"Compute threads": "1", "CPUs": str(os.cpu_count())}
-        path = write(measured, hardware=processor(), conditions=conditions, folder=RESULTS / "privacy", name="rejection")
-        print(f"written to {path}", file=sys.stderr)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(alone("rejection", measure, sys.argv[1:]))

@@ -1,13 +1,17 @@
 """What a benchmark says, and where it is kept: a dated JSON file and the same as Markdown, named by day and hardware."""
 
 import json
+import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("medsynth-diffusion", "torch", "monai", "pydicom", "nibabel", "numpy", "scipy")
@@ -65,3 +69,16 @@ def write(tables: Sequence[Table], *, hardware: str, conditions: Mapping[str, ob
     path = folder / f"{stem}.md"
     path.write_text("\n".join([head, *(table.markdown() for table in tables)]))
     return path
+
+
+def alone(name: str, measure: Callable[[bool], Sequence[Table]], arguments: Sequence[str]) -> int:
+    """``python -m benchmarks.NAME [--tiny]``: the tables, on one thread; in full also written to results/privacy/."""
+    torch.set_num_threads(1)
+    tiny = "--tiny" in arguments
+    tables = measure(tiny)
+    print("\n".join(table.markdown() for table in tables))
+    if not tiny:
+        conditions = {"Compute threads": "1", "CPUs": str(os.cpu_count())}
+        path = write(tables, hardware=processor(), conditions=conditions, folder=RESULTS / "privacy", name=name)
+        print(f"written to {path}", file=sys.stderr)
+    return 0
