@@ -43,7 +43,7 @@ OVERRIDE = "release.override='sixty steps make no model; a test of the way out'"
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """A run and how to go on with it. ``folder`` holds the hospital and the key; ``first`` is the command that made the run."""
+    """A run and how to go on with it. ``folder`` holds the hospital; the key lies beside ``runs``; ``first`` is the command that made it."""
 
     folder: Path
     runs: Path
@@ -54,6 +54,10 @@ class Chain:
     def root(self) -> Path:
         return self.runs / self.name
 
+    @property
+    def key(self) -> Path:
+        return self.runs.with_name("key")
+
     def settings(self, *overrides: str) -> list[str]:
         return settings(self.folder, self.runs, self.name, *overrides)
 
@@ -61,17 +65,17 @@ class Chain:
         return medsynth(verb, *self.settings(*overrides), **options)
 
     def copied(self, runs: Path, *without: str) -> "Chain":
-        """The same run, its tracking and its ledger in another place, without these stages."""
+        """The same run in another place, without these stages; with its tracking, its key and its ledger, which has a witness."""
         copy = replace(self, runs=runs)
         shutil.copytree(self.root, copy.root, ignore=lambda folder, names: without if Path(folder) == self.root else ())
-        for name in ("mlflow.db", LEDGER):
-            shutil.copyfile(self.runs / name, runs / name)
+        for path in (self.runs / "mlflow.db", self.runs / LEDGER, *self.key.parent.glob(f"{self.key.name}*")):
+            shutil.copy(path, runs if path.parent == self.runs else runs.parent)
         return copy
 
 
 def settings(folder: Path, runs: Path, name: str, *overrides: str) -> list[str]:
     """The tiny run's settings."""
-    return [*TINY, f"run.name={name}", f"paths.runs={runs}", f"paths.key={folder}/key", f"source.root={folder}/hospital", *overrides]
+    return [*TINY, f"run.name={name}", f"paths.runs={runs}", f"paths.key={runs.with_name('key')}", f"source.root={folder}/hospital", *overrides]
 
 
 def medsynth(verb: str, *overrides: str, start: Sequence[str] = ("-m", "medsynth.cli"), **options: object) -> subprocess.CompletedProcess:

@@ -38,7 +38,7 @@ def memorization(root: Path) -> dict:
 @pytest.mark.slow
 def test_a_planted_copy_fails_the_audit_and_shuts_the_release(chain: Chain, tmp_path: Path):
     leaky = chain.copied(tmp_path / "runs", *CHECKS)
-    copy, case = plant_copy(leaky.root, leaky.folder / "key")
+    copy, case = plant_copy(leaky.root, leaky.key)
     refused = leaky.medsynth("run")
 
     assert refused.returncode == 3, refused.stderr[-4000:]
