@@ -8,21 +8,57 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medsynth.metrics.anatomy import label_volumes
-from medsynth.metrics.intensity import histograms, radial
+from medsynth.metrics.intensity import bins_of, histograms, radial, wasserstein, within
 from medsynth.metrics.score import Sample, Score
 
 COLOURS = {"train": "#6b7885", "holdout": "#1f6fb2", "synthetic": "#d1790a"}
+BINS = 100
+TISSUES = 6  # rows of the figure
 
 
 def intensity_histograms(samples: Mapping[str, Sample], path: Path) -> None:
-    """Share of voxels by grey value (model units), real and synthetic."""
-    low, high = (f([f(s.images.min(), s.images.max()) for s in samples.values()]) for f in (min, max))
-    edges = np.linspace(low, max(high, low + 1e-6), 101)
-    figure, axes = _figure("Grey values", "model units", "share of voxels")
-    for name, sample in samples.items():
-        axes.stairs(histograms(sample.images, edges).mean(axis=0), edges, label=name, color=COLOURS[name], lw=1.4)
-    axes.set_yscale("log")  # air or background would hide everything else
-    _save(figure, axes, path)
+    """Share of voxels by grey value (model units), real and synthetic, and how far the distribution functions lie apart."""
+    edges = bins_of(samples.values(), BINS)
+    shares = {name: histograms(sample.images, edges).mean(axis=0) for name, sample in samples.items()}
+    _grey_values({"Grey values": shares}, edges, path)
+
+
+def tissue_histograms(samples: Mapping[str, Sample], labels: Sequence[int], path: Path) -> None:
+    """The same within each label, those first whose synthetic grey values lie farthest off; at most `TISSUES` of them."""
+    edges = bins_of(samples.values(), BINS)
+    rows = {}
+    for label in labels:
+        counts = {name: within(sample, label, edges).sum(axis=0) for name, sample in samples.items()}
+        if all(count.any() for count in counts.values()):
+            rows[f"Label {label}" if label else "Outside of all labels"] = {name: count / count.sum() for name, count in counts.items()}
+    width = float(edges[1] - edges[0])
+    worst = sorted(rows, key=lambda row: -wasserstein(rows[row]["holdout"], rows[row]["synthetic"], width))
+    if worst:
+        _grey_values({row: rows[row] for row in worst[:TISSUES]}, edges, path)
+
+
+def beyond_holdout(shares: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``(bin,)`` for each other cohort: its distribution function less the held-out cases', at the bins' upper ends. Above zero it is
+    darker; the area between the curve and zero is the `wasserstein` distance."""
+    return {name: np.cumsum(each - shares["holdout"]) for name, each in shares.items() if name != "holdout"}
+
+
+def _grey_values(rows: Mapping[str, Mapping[str, np.ndarray]], edges: np.ndarray, path: Path) -> None:
+    """A row for each of these: ``{title: {cohort: share of voxels (bin,)}}``, on the left the shares, on the right `beyond_holdout`."""
+    figure = Figure(figsize=(9.2, 3.0 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for (left, right), (title, shares) in zip(figure.subplots(len(rows), 2, squeeze=False), rows.items(), strict=True):
+        _dress(left, title, "model units", "share of voxels")
+        for name, share in shares.items():
+            left.stairs(share, edges, label=name, color=COLOURS[name], lw=1.4)
+        left.set_yscale("log")  # air or background would hide everything else
+        _dress(right, "Distribution function, less held-out", "model units", "share of voxels below")
+        right.axhline(0, color=COLOURS["holdout"], lw=1.4)
+        for name, difference in beyond_holdout(shares).items():
+            right.plot(edges[1:], difference, label=name, color=COLOURS[name], lw=1.4)
+        for axes in (left, right):
+            axes.legend(fontsize=8, frameon=False)
+    _write(figure, path)
 
 
 def power_spectra(samples: Mapping[str, Sample], path: Path) -> None:
@@ -78,16 +114,24 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, object]:
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    _dress(axes, title, x, y)
+    return figure, axes
+
+
+def _dress(axes: object, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _save(figure: Figure, axes: object, path: Path) -> None:
     axes.legend(fontsize=8, frameon=False)
+    _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     # no software version in the file: it would change the bytes
     figure.savefig(partial, format="png", dpi=150, facecolor="white", metadata={"Software": None})

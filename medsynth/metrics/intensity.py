@@ -3,7 +3,7 @@
 Both see what features of a network may not (a blur of half a voxel, two percent of noise, a gain), and both can be read in physical units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +25,19 @@ def histograms(images: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.stack([np.histogram(image, edges)[0] / image.size for image in inside])
 
 
+def bins_of(samples: Collection[Sample], bins: int) -> np.ndarray:
+    """``(bins + 1,)``, float64: edges of equal bins that hold every voxel of the samples."""
+    low = min(float(sample.images.min()) for sample in samples)
+    high = max(float(sample.images.max()) for sample in samples)
+    return np.linspace(low, max(high, low + 1e-6), bins + 1)
+
+
+def within(sample: Sample, label: int, edges: np.ndarray) -> np.ndarray:
+    """``(case, bin)``: how many of each case's voxels with this label lie in each bin; label 0 is all that has none."""
+    pairs = zip(sample.images[:, 0], sample.masks, strict=True)
+    return np.stack([np.histogram(image[mask == label], edges)[0] for image, mask in pairs])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Intensity:
     """Distance of the grey-value distributions of all voxels, as a share of the intensity window (2 in model units)."""
@@ -38,9 +51,7 @@ class Intensity:
     tested: ClassVar[bool] = True
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison:
-        low = min(float(sample.images.min()) for sample in samples)
-        high = max(float(sample.images.max()) for sample in samples)
-        edges = np.linspace(low, max(high, low + 1e-6), self.bins + 1)
+        edges = bins_of(samples, self.bins)
         shares = np.concatenate([histograms(sample.images, edges) for sample in samples])
         width = float(edges[1] - edges[0]) / 2.0
 
@@ -65,12 +76,9 @@ class TissueIntensity:
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison:
         labels = [0, *labels_of(train, samples)]
-        low = min(float(sample.images.min()) for sample in samples)
-        high = max(float(sample.images.max()) for sample in samples)
-        edges = np.linspace(low, max(high, low + 1e-6), self.bins + 1)
+        edges = bins_of(samples, self.bins)
         width = float(edges[1] - edges[0]) / 2.0
-        pairs = [pair for sample in samples for pair in zip(sample.images[:, 0], sample.masks, strict=True)]
-        counts = {label: np.stack([np.histogram(image[mask == label], edges)[0] for image, mask in pairs]) for label in labels}
+        counts = {label: np.concatenate([within(sample, label, edges) for sample in samples]) for label in labels}
 
         def distances(real: Rows, synthetic: Rows) -> dict[int, float]:
             sums = {label: (rows[real].sum(axis=0), rows[synthetic].sum(axis=0)) for label, rows in counts.items()}

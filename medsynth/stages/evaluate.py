@@ -29,7 +29,7 @@ from medsynth.stages import Run, likelihood, spaces, weights_of
 
 EXTRACTORS: Mapping[str, Extractor] = {"random_convolution": RandomConvolution(), "texture": Texture()}
 SPLITS = ("train", "holdout", "synthetic")
-VIOLIN = 11  # people below which the spread of their structures would draw single ones
+PEOPLE = 11  # fewer people than this are drawn in no figure of structures: it would show single ones
 MOST = 1000  # cases of each cohort: distances between all pairs of three cohorts are held in memory
 
 
@@ -97,8 +97,9 @@ def work(run: Run, folder: Path) -> None:
     if all(len(sample) for sample in samples.values()):
         figures.intensity_histograms(samples, folder / "figures" / "intensity.png")
         figures.power_spectra(samples, folder / "figures" / "power_spectrum.png")
-    if all(sample.masks is not None and sample.n_subjects >= VIOLIN for sample in samples.values()):
+    if all(sample.masks is not None and sample.n_subjects >= PEOPLE for sample in samples.values()):
         figures.structures(samples, folder / "figures" / "structures.png")
+        figures.tissue_histograms(samples, _common(samples), folder / "figures" / "intensity_tissues.png")
     if any(row.status == "ok" for row in scores):
         figures.forest(scores, folder / "figures" / "scores.png")
     counts = {
@@ -251,6 +252,18 @@ def _groups(
             reason = f"fewer than {least} subjects on one side: {', '.join(small)}"
             missing.append({"name": f"scores by {attribute.name}", "reason": reason})
     return found
+
+
+def _common(samples: Mapping[str, Sample]) -> list[int]:
+    """Labels that at least `PEOPLE` people of each real cohort have, 0 among them."""
+    return [
+        int(label)
+        for label in np.unique(samples["train"].masks)
+        if all(
+            len({who for who, mask in zip(samples[name].subjects, samples[name].masks, strict=True) if (mask == label).any()}) >= PEOPLE
+            for name in ("train", "holdout")
+        )
+    ]
 
 
 def _having(sample: Sample, name: str, value: str) -> np.ndarray:

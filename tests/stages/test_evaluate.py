@@ -171,6 +171,19 @@ def test_learned_spaces_are_tried_on_injected_defects_and_every_score_has_its_ba
     assert result_of(run) == result
 
 
+def test_figures_of_tissues_leave_out_what_few_people_have(tmp_path):
+    few, many = evaluate.PEOPLE - 1, evaluate.PEOPLE
+    cohort = make_cohort(tmp_path, n_train=many, n_validation=1, n_holdout=many, joint_mask=True)
+    samples = {name: evaluate.sample_of(cohort.split(name), {}, {}) for name in ("train", "holdout")}
+    masks = np.ones_like(samples["holdout"].masks)
+    masks[:few, 0, 0], masks[0, 1, 1] = 2, 0
+    for name in samples:
+        samples[name] = replace(samples[name], masks=masks)
+    assert evaluate._common(samples) == [1]
+    masks[few, 0, 0] = 2
+    assert evaluate._common(samples) == [1, 2]
+
+
 def test_no_real_case_is_named(finished):
     text = (finished[0].folder("evaluate") / "metrics.json").read_text()
     assert "holdout-0" not in text
