@@ -82,6 +82,11 @@ class Finding:
         return asdict(self)
 
 
+def tested(finding: Mapping[str, Any]) -> bool:
+    """False where a check that decides nothing had nothing to look at: no canaries, no model. Such a one is not undecided."""
+    return finding.get("required", True) or finding["verdict"] != "inconclusive" or finding["value"] is not None
+
+
 class Check(Protocol):
     """Fires on a planted leak, is quiet on the control, and repeats under its seed (tests/contracts)."""
 

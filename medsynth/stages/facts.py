@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from medsynth import __version__
 from medsynth.audit import ledger
+from medsynth.audit.finding import tested
 from medsynth.audit.level import LEVELS
 from medsynth.audit.together import share_of, together
 from medsynth.cohort import SPLITS, Cohort, sha256_of
@@ -46,6 +47,7 @@ USE = {
     "holdout": "control of the audit, reference of the quality",
 }
 SHOWN = ("pairs", "recall", "histogram", "short", "copies")  # details that the page tells in other ways than by their numbers
+SHOWN_AS = ("fail", "inconclusive", "pass", "untested")  # what forbids a release first
 EXTREMES = {2: 12, 3: 4}  # worst and best cases shown, by dimensions
 LIBRARIES = ("torch", "monai", "lightning", "numpy", "scipy", "scikit-learn", "pydicom", "nibabel")
 
@@ -197,7 +199,10 @@ def _filtered(story: Story) -> dict[str, Any] | None:
     """What was rejected, and what was found before."""
     if story.unfiltered is None:
         return None
-    rows = [{name: finding[name] for name in ("check", "verdict", "why", "required")} for finding in story.unfiltered["findings"]]
+    rows = [
+        {name: finding[name] for name in ("check", "verdict", "why", "required")} | {"shown": _shown(finding)}
+        for finding in story.unfiltered["findings"]
+    ]
     return {"rejected": len(story.synthetic.header.rejected), "verdict": story.unfiltered["verdict"], "findings": rows}
 
 
@@ -214,13 +219,19 @@ def _finding(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "required": row.get("required", True),
-        "urgency": (not row.get("required", True), ("fail", "inconclusive", "pass").index(row["verdict"])),  # what forbids a release first
+        "shown": _shown(row),
+        "urgency": (not row.get("required", True), SHOWN_AS.index(_shown(row))),
         "counts": bool(numbers) and all(isinstance(n, int) for n in numbers),  # a count is written as an integer, a rate as a float
         "strip": strip(row["value"], row["interval"], control=row["control"], limit=row["limit"]),
         "power": [{"kind": kind, **planted} for kind, planted in (details.get("recall") or {}).items()],
         "details": details,
         "numbers": [[name, value] for name, value in _flat(details) if name.partition(".")[0] not in SHOWN],
     }
+
+
+def _shown(row: Mapping[str, Any]) -> str:
+    """The verdict, or "untested" for a check that had nothing to look at and decides nothing."""
+    return row["verdict"] if tested(row) else SHOWN_AS[-1]
 
 
 def _score(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medsynth import __version__
+from medsynth.audit.finding import tested
 
 TEMPLATE = "privacy.html.j2"
 
@@ -107,8 +108,8 @@ def _answer(question: Question, rows: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _told(check: str, finding: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A check without a finding, or whose finding says that nothing could be looked at and decides nothing, was not done."""
-    done = finding is not None and not (finding["verdict"] == "inconclusive" and finding["value"] is None and not finding["required"])
+    """A check without a finding, or with one that says that nothing was tested, was not done."""
+    done = finding is not None and tested(finding)
     why = "Not tested." if finding is None else finding["why"]
     return {
         "check": check,

@@ -16,7 +16,7 @@ from typing import Any
 
 from medsynth import config
 from medsynth.audit import ledger
-from medsynth.audit.finding import Check, Evidence, Finding
+from medsynth.audit.finding import Check, Evidence, Finding, tested
 from medsynth.audit.level import level_named
 from medsynth.errors import Refused, SettingsError
 from medsynth.io.identifiers import write_identifiers
@@ -152,8 +152,7 @@ def _tell(findings: Sequence[Finding], reading: Reading, evidence: Evidence, out
         print("Every claim is about images, not people: nothing tells whose they are (subjects=).")
     print()
     for finding in sorted(findings, key=lambda finding: not finding.required):
-        undone = not finding.required and finding.value is None
-        said = "not done" if undone else WORD[finding.verdict].lower() + ("" if finding.required else ", for information")
+        said = WORD[finding.verdict].lower() + ("" if finding.required else ", for information") if tested(vars(finding)) else "not tested"
         print(f"{finding.check}: {said}. {'Within every limit.' if finding.why == evidence.level.claim else finding.why}")
     print(f"\n{WORD[verdict]} at level {evidence.level.name}: {out / 'index.html'} (shows real images: do not pass on)")
     if verdict != "pass":

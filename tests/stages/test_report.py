@@ -365,6 +365,22 @@ def test_every_finding_and_every_score_is_on_the_page(passed):
     assert kept["verdict"] == "pass"
 
 
+def test_a_check_that_had_nothing_to_look_at_is_not_tested_and_a_required_one_stays_undecided(tmp_path):
+    root = make_run(tmp_path / "run", verdict="inconclusive")
+    told = findings("inconclusive", "strict")
+    told["findings"] += [finding("canaries", "inconclusive", required=False), finding("linkage", "inconclusive")]
+    told["findings"] += [finding("membership_model", "inconclusive", value=0.6, required=False)]
+    (root / "audit/findings.json").write_text(json.dumps(told))
+    sign(root)
+    make_report(root)
+    text = page_of(root).text
+    assert "– not tested How strongly does the model repeat a single case?" in text
+    assert "? undecided Do the released attributes point to" in text
+    assert "? undecided Can one tell from the model" in text
+    shown = {row["check"]: row["shown"] for row in facts_of(read(root), 0)["findings"]}
+    assert (shown["identifiers"], shown["canaries"], shown["linkage"]) == ("pass", "untested", "inconclusive")
+
+
 def test_the_page_never_promises_anonymity(passed):
     for name in ("index.html", "shareable.html"):
         assert "anonym" not in page_of(passed, name).text.lower()
