@@ -34,6 +34,7 @@ from medsynth.stages.rejection import VERDICT
 from medsynth.tracking import PRIVATE
 
 STAGES = ("prepare", "train", "sample", "audit", "evaluate")
+ASIDE = ("utility",)
 REQUIRED = (
     ("prepare", "cohort.jsonl"),
     ("sample", "cohort.jsonl"),
@@ -70,6 +71,7 @@ class Story:
     model: Mapping[str, Any] = field(default_factory=dict)
     previews: Sequence[Path] = ()
     plots: Sequence[Path] = ()
+    aside: Mapping[str, Path] = field(default_factory=dict)  # figures of the stages that are done when asked for: utility_segmentation
     way: Mapping[str, np.ndarray] = field(default_factory=dict)  # what a sampler saw, see medsynth.stages.sample
     unfiltered: Mapping[str, Any] | None = None  # the findings on the cohort before its copies were rejected
 
@@ -115,6 +117,7 @@ def read(root: Path) -> Story:
         model=OmegaConf.to_container(OmegaConf.load(denoiser)) if denoiser.is_file() else {},
         previews=sorted((root / "train" / "previews").glob("*.png")),
         plots=sorted((root / "evaluate" / "figures").glob("*.png")),
+        aside={f"{stage}_{path.stem}": path for stage in ASIDE for path in sorted((root / stage / "figures").glob("*.png"))},
         way=_arrays(root / "sample" / "trajectory.npz"),
     )
 

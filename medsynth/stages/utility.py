@@ -37,11 +37,9 @@ def work(run: Run, folder: Path) -> None:
     partial_file = folder / ".utility.json.partial"
     partial_file.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
     partial_file.replace(folder / "utility.json")
-    run.tracker.metrics(
-        {f"utility/{task['task']}/{arm['name']}": arm["value"] for task in result["tasks"] for arm in task["arms"]}
-        | {f"utility/{task['task']}/trts": task["trts"]["value"] for task in result["tasks"]},
-        model=weights_of(run.root),
-    )
+    for name, cohort in (("holdout", real.split("holdout")), ("synthetic", synthetic)):
+        run.tracker.dataset(name, cohort.digest, len(cohort), "utility")
+    run.tracker.metrics(_tracked(result), model=weights_of(run.root))
     run.tracker.table("utility", [{"task": task["task"], **arm} for task in result["tasks"] for arm in task["arms"]])
     print("\n".join(_lines(result)))
 
@@ -198,6 +196,16 @@ def _draw(task: Mapping[str, Any], folder: Path) -> None:
     (folder / f"{task['task']}_curve.png").write_bytes(
         figures.curves([("Learning curve", "% of the real subjects", task["measure"], lines)])
     )
+
+
+def _tracked(result: Mapping[str, Any]) -> dict[str, float]:
+    """``utility/segmentation/synthetic`` and its interval, for every arm, for what is tested backwards, and for the ratio to real."""
+    rows = {}
+    for task in result["tasks"]:
+        for name, row in (*((arm["name"], arm) for arm in task["arms"]), ("trts", task["trts"]), ("ratio", task["ratio"])):
+            ends = zip(("", "/ci_lo", "/ci_hi"), (row["value"], *row["interval"]), strict=True)
+            rows |= {f"utility/{task['task']}/{name}{end}": value for end, value in ends}
+    return rows
 
 
 def _lines(result: Mapping[str, Any]) -> list[str]:

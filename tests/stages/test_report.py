@@ -623,9 +623,14 @@ def test_the_utility_has_its_rows_once_somebody_asked_for_it(tmp_path):
     assert "Trained on it" not in page_of(root).text
     arm = {"name": "real + synthetic", "cases": 80, "value": 0.912, "interval": [0.87, 0.943]}
     task = {"task": "segmentation", "measure": "Dice coefficient", "n": {"holdout": {"subjects": 24}}, "arms": [arm]}
-    (root / "utility").mkdir()
+    (root / "utility" / "figures").mkdir(parents=True)
     (root / "utility" / "utility.json").write_text(json.dumps({"tasks": [task]}))
+    picture = figures.bars("Utility", "Dice", {"real": 0.9})
+    (root / "utility" / "figures" / "segmentation.png").write_bytes(picture)
     make_report(root)
+    for name in ("index.html", "shareable.html"):
+        assert base64.b64encode(picture).decode() in pixels((root / "report" / name).read_text())
+    assert (root / "report" / "figures" / "utility_segmentation.png").read_bytes() == picture  # what is handed to the tracker
     text = page_of(root).text
     for part in ("Trained on it, tested on real people: segmentation", "real + synthetic", "0.912", "0.87 to 0.943"):
         assert part in text

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from medsynth.cohort import Cohort
 from medsynth.config import Settings
 from medsynth.errors import MedsynthError, SettingsError
 from medsynth.stages import STAGES, VERBS, Run, utility
@@ -32,7 +33,7 @@ def run_of(root: Path, *, spoilt: bool = False, joint_mask: bool = True, conditi
     tracked: dict = {}
     tracker = SimpleNamespace(
         metrics=lambda values, model: tracked.update(values),
-        dataset=lambda *what: None,
+        dataset=lambda name, digest, cases, context: tracked.update({name: (digest, cases)}),
         table=lambda name, rows: tracked.update({name: rows}),
     )
     return Run(settings=settings, objects={}, root=root, tracker=tracker), tracked
@@ -60,7 +61,11 @@ def test_masks_that_lie_beside_their_organs_are_worth_less_than_right_ones(tmp_p
     assert told["bad"]["trts"]["value"] < told["good"]["trts"]["value"]
     assert value["good"]["real + synthetic"]["cases"] == value["good"]["real + duplicates"]["cases"] == 80
     assert value["good"]["real + duplicates"]["different_cases"] == 40
+    low, high = value["good"]["synthetic"]["interval"]
     assert tracked["utility/segmentation/synthetic"] == pytest.approx(value["good"]["synthetic"]["value"])
+    assert (tracked["utility/segmentation/synthetic/ci_lo"], tracked["utility/segmentation/synthetic/ci_hi"]) == (low, high)
+    assert tracked["utility/segmentation/ratio"] == told["good"]["ratio"]["value"]
+    assert tracked["synthetic"] == (Cohort.read(good.folder("sample") / "cohort.jsonl").digest, 40)
     for name in ("segmentation", "segmentation_curve"):
         assert (good.folder("utility") / "figures" / f"{name}.png").is_file()
     assert not list(good.folder("utility").glob(".arrays*"))
