@@ -3,6 +3,7 @@ PY ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_ARGS ?=
+TEST_JOBS ?= 2
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: demo test ui bench wheelhouse lint
@@ -22,7 +23,7 @@ demo: $(VENV)/.ok  ## prepare to release on the built-in phantom hospital
 test: $(VENV)/.ok
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
 
 ui: $(VENV)/.ok  ## the tracked runs in a browser, on this machine alone
 	@echo "open http://127.0.0.1:5050/#/experiments/1/runs?workflowType=machine_learning"

@@ -89,7 +89,8 @@ def _halved(image: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Texture:
-    """Radiomics of the whole image under their standard names (`medsynth.radiomics`), gradient and Laplacian-of-Gaussian energies.
+    """Radiomics of the whole image under their standard names (`medsynth.radiomics`), energies of the gradient, of the
+    Laplacian of Gaussians and of the finest wavelet.
 
     Grey levels are ``levels`` equal bins of -1..+1 (values beyond are clipped). Co-occurrence is taken at each of ``distances``, all
     directions of the grid together, beside its standard deviation over directions; names of longer distances carry it. ``sigmas`` are in
@@ -120,6 +121,7 @@ class Texture:
         gradient = np.sqrt(sum(part**2 for part in np.gradient(image)))
         p90, p99 = np.percentile(gradient, (90, 99))
         found |= {"gradient_mean": gradient.mean(), "gradient_std": gradient.std(), "gradient_p90": p90, "gradient_p99": p99}
+        found |= _diagonal(image)
         for sigma in self.sigmas:
             response = sigma**2 * ndimage.gaussian_laplace(image, sigma, mode="nearest")  # sigma^2: scale-normalised (Lindeberg 1998)
             found |= {f"log{sigma:g}_magnitude": np.abs(response).mean(), f"log{sigma:g}_std": response.std()}
@@ -145,6 +147,16 @@ ANISOTROPY = COOCCURRENCE[:4]
 RUNS = ("rlm_sre", "rlm_lre", "rlm_rlnu_norm", "rlm_r_perc", "rlm_rl_var", "rlm_rl_entr")
 ZONES = ("szm_sze", "szm_lze", "szm_zsnu_norm", "szm_z_perc", "szm_zs_var", "szm_zs_entr")
 DEPENDENCES = ("ngl_lde", "ngl_hde", "ngl_dcnu_norm", "ngl_dc_var", "ngl_dc_entr", "ngl_dc_energy")
+
+
+def _diagonal(image: np.ndarray) -> dict[str, float]:
+    """Magnitudes of the finest diagonal detail of the Haar wavelet (at every place): what is left of an image there is mostly noise."""
+    detail = image
+    for axis in range(image.ndim):
+        detail = np.diff(detail, axis=axis) / np.sqrt(2)
+    magnitude = np.abs(detail)
+    p10, p25 = np.percentile(magnitude, (10, 25))
+    return {"haar_magnitude": magnitude.mean(), "haar_std": detail.std(), "haar_p10": p10, "haar_p25": p25}
 
 
 def _those(names: tuple[str, ...], features: dict[str, float]) -> dict[str, float]:

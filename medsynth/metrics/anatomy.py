@@ -3,7 +3,7 @@
 No distribution distance on features saw wrong anatomy reliably; volumes do, and the count of cases whose structures no real one resembles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +12,8 @@ from scipy import ndimage
 
 from medsynth.metrics.radiomics import effects
 from medsynth.metrics.score import FOLDS, Best, Comparison, NotApplicable, Rows, Sample, folds_of
+
+SHRUNK = 0.1  # variances added to a covariance, so that few training cases cannot make a direction too sharp
 
 
 def label_volumes(masks: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
@@ -61,27 +63,29 @@ class LabelVolumes:
 
 
 def structures(masks: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """``(case, *space) -> (case, label * (2 + axes))``: of each label its share of the voxels, its number of connected parts (neighbours
-    share a face) and the place of its centre along each axis, 0 to 1; not a number where the label is absent."""
+    """``(case, *space) -> (case, label, 2 + 2 * axes)``: of each label its share of the voxels, its number of connected parts (neighbours
+    share a face), the place of its centre along each axis, 0 to 1, and its standard deviation along each; not a number where the label is
+    absent."""
     space = masks.shape[1:]
-    rows = []
-    for mask in masks:
-        row = []
-        for label in labels:
-            found = mask == label
-            centre = [float(at.mean()) / (n - 1 or 1) for at, n in zip(np.nonzero(found), space, strict=True)] if found.any() else []
-            row += [float(found.mean()), float(ndimage.label(found)[1]), *(centre or [np.nan] * len(space))]
-        rows.append(row)
-    return np.array(rows).reshape(len(masks), -1)
+    wide = np.array([n - 1 or 1 for n in space])
+    rows = np.full((len(masks), len(labels), 2 + 2 * len(space)), np.nan)
+    for mask, row in zip(masks, rows, strict=True):
+        for label, found in zip(labels, row, strict=True):
+            here = mask == label
+            found[:2] = here.mean(), ndimage.label(here)[1]
+            if here.any():
+                places = np.argwhere(here)
+                found[2:] = np.concatenate([places.mean(axis=0) / wide, places.std(axis=0) / wide])
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Implausible:
-    """Share of cases with a structure further outside of the training cases' range than ``quantile`` of these are themselves.
+    """Share of cases with a structure further from the training cases' own than ``quantile`` of these are themselves.
 
-    Ranges are of `structures`, between the training cases' ``1 - quantile`` and ``quantile``; how far outside a case lies is told in the
-    width of the range, and its worst structure decides. Ranges are taken of four fifths of the subjects and tried on the others, so that
-    about ``1 - quantile`` of real cases are flagged, however many labels and however few training cases there are.
+    How far a structure lies from the others of its label is the Mahalanobis distance of its `structures`, with their covariance shrunk a
+    little towards none; a case's furthest structure decides. Means and covariances are of four fifths of the subjects and tried on the
+    others, so that about ``1 - quantile`` of real cases are flagged, however many labels and however few training cases there are.
     """
 
     quantile: float = 0.99
@@ -94,20 +98,32 @@ class Implausible:
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison:
         labels = labels_of(train, samples)
-        space = train.masks.shape[1:]
-        smallest = np.array([1 / np.prod(space), 1, *(1 / n for n in space)] * len(labels))  # a voxel, a part, a voxel's width
         fixed, fold = structures(train.masks, labels), folds_of(train.subjects)
-        ranges = [np.nanquantile(fixed[fold != k], [1 - self.quantile, self.quantile], axis=0) for k in range(FOLDS)]
+        space = np.array(train.masks.shape[1:])
+        grain = np.array([1 / space.prod(), 1, *(1 / space), *(1 / space)])  # a voxel, a part, a voxel's width
+        known = [_known(fixed[fold != k], grain) for k in range(FOLDS)]
 
-        def outside(found: np.ndarray, subjects: Sequence[str]) -> np.ndarray:
-            low, high = np.stack([ranges[k] for k in folds_of(subjects)], axis=1)
-            beyond = np.maximum(low - found, found - high) / (high - low + smallest)
-            return np.nan_to_num(beyond, nan=0.0).max(axis=1)  # an absent label has no place; its volume says that it is absent
+        def away(found: np.ndarray, subjects: Sequence[str]) -> np.ndarray:
+            return np.stack([distances(found) for distances in known])[folds_of(subjects), np.arange(len(found))]
 
-        limit = np.quantile(outside(fixed, train.subjects), self.quantile, method="higher")
-        flagged = np.concatenate([outside(structures(sample.masks, labels), sample.subjects) for sample in samples]) > limit
+        limit = np.quantile(away(fixed, train.subjects), self.quantile, method="higher")
+        flagged = np.concatenate([away(structures(sample.masks, labels), sample.subjects) for sample in samples]) > limit
 
         def details(real: Rows, synthetic: Rows) -> dict[str, object]:
             return {"real": float(flagged[real].mean()), "synthetic": float(flagged[synthetic].mean())}
 
         return Comparison(lambda real, synthetic: float(flagged[synthetic].mean()), details)
+
+
+def _known(train: np.ndarray, grain: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The furthest structure's distance of cases ``(case, label, feature)`` from training cases. A label that is absent lies nowhere, and
+    is far by its size and its number of parts only."""
+    there = np.ma.masked_invalid(train)
+    mean, scale = there.mean(axis=0).filled(0), there.std(axis=0).filled(0) + grain / 4  # rounded to voxels
+
+    def scaled(found: np.ndarray) -> np.ndarray:
+        return np.nan_to_num((found - mean) / scale)
+
+    z = scaled(train)
+    inverse = np.linalg.inv(np.einsum("nlf,nlg->lfg", z, z) / len(z) + SHRUNK * np.eye(len(grain)))
+    return lambda found: np.sqrt(np.einsum("nlf,lfg,nlg->nl", scaled(found), inverse, scaled(found))).max(axis=1)

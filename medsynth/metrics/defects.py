@@ -26,7 +26,8 @@ Described = Callable[[str, np.ndarray], Mapping[str, np.ndarray]]  # what images
 class Material:
     """What defects are made of. ``clean`` are held-out cases into which they go, ``reference`` training cases with which these are then
     compared, ``copied`` others; one case a subject each. ``train`` is the whole training sample, which fixes a metric's scale. ``kind``
-    is the class of each clean case, ``dropped`` the class that a generator forgets, called ``forgotten``."""
+    is the class of each clean case, ``dropped`` the class that a generator forgets, called ``forgotten``, and ``usual`` the share that it
+    has in training."""
 
     train: Sample
     reference: Sample
@@ -35,6 +36,7 @@ class Material:
     kind: np.ndarray
     dropped: int
     forgotten: str
+    usual: float
     described: Described
     seed: int
 
@@ -49,7 +51,7 @@ def material(train: Sample, holdout: Sample, cases: int, described: Described, *
     size = min(len(all_train), len(clean))
     others = np.arange(size, len(all_train))
     copied = all_train.take(others if 2 * len(others) >= size else np.arange(len(all_train))[::-1])
-    kind, dropped, forgotten = kinds_of(train, clean, seed=seed)
+    kind, dropped, forgotten, usual = kinds_of(train, clean, seed=seed)
     return Material(
         train=train,
         reference=all_train.take(np.arange(size)),
@@ -58,6 +60,7 @@ def material(train: Sample, holdout: Sample, cases: int, described: Described, *
         kind=kind,
         dropped=dropped,
         forgotten=forgotten,
+        usual=usual,
         described=described,
         seed=seed,
     )
@@ -131,15 +134,16 @@ def _with_images(material: Material, what: str, images: np.ndarray, masks: np.nd
 
 
 def dropped_class(material: Material, share: float) -> Sample:
-    """So much of one class is missing. Of as many cases as the other classes have, whatever the share: distances depend on numbers."""
+    """So much of one class is missing, of the share that it has in training. Of equally many cases whatever the share: distances depend
+    on numbers."""
     draws = material.draws("dropped")
     mine = material.kind == material.dropped
     of_class, others = draws.permutation(np.flatnonzero(mine)), draws.permutation(np.flatnonzero(~mine))
     if not len(of_class) or not len(others):
         raise NotApplicable("there is no class, and no cluster of training images, that could be missing")
-    natural = len(of_class) * len(others) / len(material.kind)
-    some = of_class[: round((1 - share) * natural)]
-    return material.clean.take(np.concatenate([some, others[: len(others) - len(some)]]))
+    cases = min(len(others), int(len(of_class) / material.usual))
+    some = of_class[: round((1 - share) * material.usual * cases)]
+    return material.clean.take(np.concatenate([some, others[: cases - len(some)]]))
 
 
 def collapse(material: Material, repeats: float) -> Sample:
@@ -299,10 +303,10 @@ DEFECTS: Sequence[Defect] = (
 )
 
 
-def kinds_of(train: Sample, clean: Sample, *, seed: int) -> tuple[np.ndarray, int, str]:
-    """The class of each clean case, which of them is dropped, and its name: of the first class condition the commonest value that at most
-    half of the training cases have; without classes, the cluster of training images (k-means of their leading principal components) that
-    comes nearest to a third of them."""
+def kinds_of(train: Sample, clean: Sample, *, seed: int) -> tuple[np.ndarray, int, str, float]:
+    """The class of each clean case, which of them is dropped, its name and its share in training: of the first class condition the
+    commonest value that at most half of the training cases have; without classes, the cluster of training images (k-means of their leading
+    principal components) that comes nearest to a third of them."""
     names = sorted({name for condition in train.conditions for name, value in condition.items() if isinstance(value, str)})
     for name in names:
         values, counts = np.unique([str(c.get(name)) for c in train.conditions], return_counts=True)
@@ -311,14 +315,15 @@ def kinds_of(train: Sample, clean: Sample, *, seed: int) -> tuple[np.ndarray, in
             dropped = int(fitting[counts[fitting].argmax()])
             place = {value: k for k, value in enumerate(values)}
             kind = np.array([place.get(str(c.get(name)), -1) for c in clean.conditions])
-            return kind, dropped, f"{name}={values[dropped]}"
+            return kind, dropped, f"{name}={values[dropped]}", float(counts[dropped] / len(train))
     fixed, of_clean = _components(train.images, clean.images)
     centres = clusters(fixed, seed=seed)
     if centres is None:
-        return np.full(len(clean), -1), 0, ""
+        return np.full(len(clean), -1), 0, "", 0.0
     sizes = np.bincount(squared_distances(fixed, centres).argmin(axis=1), minlength=len(centres))
     dropped = int(np.abs(sizes - len(train) / CLUSTERS).argmin())
-    return squared_distances(of_clean, centres).argmin(axis=1), dropped, "a cluster of similar images"
+    kind = squared_distances(of_clean, centres).argmin(axis=1)
+    return kind, dropped, "a cluster of similar images", float(sizes[dropped] / len(train))
 
 
 def clusters(points: np.ndarray, *, seed: int, rounds: int = 20) -> np.ndarray | None:

@@ -55,6 +55,12 @@ def whitened(train: Sample, samples: Sequence[Sample], features: str) -> tuple[n
     return fixed, np.clip((pool - mean) @ scale, -LIMIT, LIMIT)
 
 
+def leading(train: Sample, samples: Sequence[Sample], features: str) -> np.ndarray:
+    """The pool as `whitened` gives it, along no more axes than the smallest of the samples can carry: along the last axes of many training
+    cases, fewer cases that the axes were not fitted to crowd together, and hide a collapse."""
+    return whitened(train, samples, features)[1][:, : dimensions(min(sample.n_subjects for sample in samples))]
+
+
 @lru_cache(maxsize=8)  # many metrics look along the same axes
 def _axes(train: Sample, features: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     fixed, _, _ = standardised(train, [train], features)

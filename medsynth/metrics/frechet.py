@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from medsynth.metrics.embedding import dimensions, whitened
+from medsynth.metrics.embedding import leading
 from medsynth.metrics.score import Best, Comparison, Sample
 
 
@@ -34,9 +34,7 @@ class FrechetDistance:
     tested: ClassVar[bool] = True
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison:
-        # fewer axes than the training cases carry where fewer cases are compared
-        axes = dimensions(min(sample.n_subjects for sample in samples))
-        z = whitened(train, samples, self.features)[1][:, :axes]
+        z = leading(train, samples, self.features)
         return Comparison(lambda real, synthetic: frechet(z[real], z[synthetic]), lambda real, synthetic: {"dimensions": z.shape[1]})
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from medsynth.metrics.embedding import squared_distances, whitened
+from medsynth.metrics.embedding import leading, squared_distances, whitened
 from medsynth.metrics.score import Best, Comparison, Rows, Sample, one_each, other_subjects, pooled_subjects
 
 
@@ -68,7 +68,7 @@ class Manifold:
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison:
         share = {"precision": precision, "recall": recall, "density": density, "coverage": coverage}[self.share]
-        _, z = whitened(train, samples, self.features)
+        z = leading(train, samples, self.features)
         distances = np.sqrt(squared_distances(z, z))
         subjects = np.asarray(pooled_subjects(samples))
 

@@ -73,11 +73,12 @@ def test_wrong_anatomy_is_flagged_and_real_anatomy_is_not(cases):
     assert np.mean([each["real"] for each in found]) <= 0.03
 
 
-def test_structures_count_parts_and_find_centres():
+def test_structures_count_parts_and_find_centres_and_widths():
     mask = np.zeros((1, 11, 21), np.uint8)
     mask[0, 5, 4:7] = mask[0, 5, 14:17] = 1
-    assert structures(mask, np.array([1])).tolist() == [[6 / 231, 2.0, 0.5, 0.5]]
-    assert np.isnan(structures(mask, np.array([2]))[0, 2:]).all()
+    wide = np.std([4, 5, 6, 14, 15, 16]) / 20
+    assert np.allclose(structures(mask, np.array([1]))[0, 0], [6 / 231, 2.0, 0.5, 0.5, 0.0, wide])
+    assert np.isnan(structures(mask, np.array([2]))[0, 0, 2:]).all()
 
 
 def test_a_shift_of_grey_values_in_one_organ_is_found_there():

@@ -43,7 +43,8 @@ OVERRIDE = "release.override='sixty steps make no model; a test of the way out'"
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """A run and how to go on with it. ``folder`` holds the hospital; the key lies beside ``runs``; ``first`` is the command that made it."""
+    """A run and how to go on with it. ``folder`` holds the hospital, the key lies beside ``runs``, and ``first`` is the command that made
+    it."""
 
     folder: Path
     runs: Path
@@ -75,7 +76,14 @@ class Chain:
 
 def settings(folder: Path, runs: Path, name: str, *overrides: str) -> list[str]:
     """The tiny run's settings."""
-    return [*TINY, f"run.name={name}", f"paths.runs={runs}", f"paths.key={runs.with_name('key')}", f"source.root={folder}/hospital", *overrides]
+    return [
+        *TINY,
+        f"run.name={name}",
+        f"paths.runs={runs}",
+        f"paths.key={runs.with_name('key')}",
+        f"source.root={folder}/hospital",
+        *overrides,
+    ]
 
 
 def medsynth(verb: str, *overrides: str, start: Sequence[str] = ("-m", "medsynth.cli"), **options: object) -> subprocess.CompletedProcess:
