@@ -1,5 +1,10 @@
-"""What the stage `evaluate` costs, from volumes on disk to metrics.json, and what a second run costs whose features are kept. No peer."""
+"""What the stage `evaluate` costs, from volumes on disk to metrics.json, and what a second run costs whose features are kept. No peer.
 
+``python -m benchmarks.evaluation`` takes the sizes that a limit is stated for, and writes results/evaluation/.
+"""
+
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -11,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.audit_search import memory, reset_peak
-from benchmarks.table import Row, Table
+from benchmarks.table import RESULTS, Row, Table, processor, write
 from medsynth import config
 from medsynth.metrics.frechet import frechet
 from medsynth.rng import generator_for
@@ -19,6 +24,14 @@ from medsynth.stages import Run, evaluate
 from tests.make_evidence import cohort_of
 
 SPLITS = ("train", "holdout", "synthetic")
+FULL = (((64, 64), 250, ("metric=fast",)), ((64, 64, 64), 200, ()), ((128, 128), 1000, ()))
+
+
+def main() -> int:
+    found = table(FULL)
+    print(found.markdown())
+    print(f"written to {write([found], hardware=processor(), conditions={'CPUs': os.cpu_count()}, folder=RESULTS / 'evaluation')}")
+    return 0
 
 
 def measure(tiny: bool) -> list[Table]:
@@ -92,3 +105,7 @@ def images(name: str, count: int, shape: tuple[int, ...]) -> np.ndarray:
         smooth = ndimage.gaussian_filter(generator_for(0, name, number).standard_normal(shape), 2)
         found[number] = smooth / np.abs(smooth).max()
     return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

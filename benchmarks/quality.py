@@ -28,10 +28,9 @@ def main(runs: Sequence[str]) -> int:
         return 2
     tables = [table for run in runs for table in tables_of(Path(run))]
     print("\n".join(table.markdown() for table in tables))
-    print(
-        f"written to {write(tables, hardware=processor(), conditions={'CPUs': os.cpu_count()}, folder=RESULTS / 'quality')}",
-        file=sys.stderr,
-    )
+    name = "-".join(Path(run).name for run in runs)
+    path = write(tables, hardware=processor(), conditions={"CPUs": os.cpu_count()}, folder=RESULTS / "quality", name=name)
+    print(f"written to {path}", file=sys.stderr)
     return 0
 
 
@@ -53,6 +52,8 @@ def tables_of(run: Path) -> list[Table]:
     tables = [Table(title=f"{run.name}: KID on random-convolution features", note=note, rows=rows)] if rows else []
     if Cohort.read(run / "prepare" / "cohort.jsonl").header.source["name"].casefold() == "phantom":
         tables.append(_recovered(run))
+    if (run / "utility" / "utility.json").is_file():
+        tables += _utility(run)
     return tables
 
 
@@ -94,6 +95,27 @@ def _recovered(run: Path) -> Table:
         "As `phantom_anatomy.measure` reads them from the images: body and kidney in mm, the organ's contrast in HU, share with a lesion."
     )
     return Table(title=f"{run.name}: known anatomy found again", note=note, rows=rows)
+
+
+def _utility(run: Path) -> list[Table]:
+    found = json.loads((run / "utility" / "utility.json").read_text())
+    return [_worth(f"{run.name}: worth for training, {task['task']}", task, found["settings"]) for task in found["tasks"]]
+
+
+def _worth(title: str, task: dict, settings: dict) -> Table:
+    rows: list[Row] = [_arm(task["measure"], arm["name"], arm) for arm in task["arms"]]
+    rows.append(_arm(task["measure"], "real, tested on synthetic (TRTS)", task["trts"]))
+    rows += [_arm(task["measure"], f"{row['of']} less {row['from']}", row) for row in task["differences"]]
+    note = (
+        f"{settings['nets']} nets of {settings['steps']} steps each, tested on {task['n']['holdout']['subjects']} held-out subjects that "
+        "no model saw. `real` is TRTR, `synthetic` TSTR. Intervals are 95 %, over subjects and nets; differences are paired."
+    )
+    return Table(title=title, note=note, rows=rows)
+
+
+def _arm(measure: str, name: str, found: dict) -> Row:
+    low, high = found["interval"]
+    return {"trained on": name, "cases": found.get("cases", "-"), measure: found["value"], "low": low, "high": high}
 
 
 if __name__ == "__main__":
