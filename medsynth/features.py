@@ -8,6 +8,7 @@ No single space sees every defect: random convolutions and texture see blur, noi
 
 import hashlib
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from medsynth import radiomics
 from medsynth.cohort import Cohort, sha256_of
 from medsynth.rng import generator_for
 
+CHUNK = 8  # cases in memory at a time
 SMALLEST = 8  # voxels: an axis shorter than twice this is not halved any further
 
 
@@ -55,14 +57,15 @@ class RandomConvolution:
         return np.stack(rows) if rows else np.zeros((0, 2 * sum(self.widths) * self.octaves))
 
     def _features(self, image: torch.Tensor, layers: list[nn.Module]) -> np.ndarray:
-        space = tuple(range(2, image.ndim))
         pooled = []
         for _ in range(self.octaves):
             x = image
             for layer in layers:
                 x = torch.relu(layer(x))
-                wide = x.double()
-                pooled += [wide.mean(space)[0], wide.std(space, correction=0)[0]]
+                flat = x[0].flatten(1)
+                mean = flat.sum(1, dtype=torch.float64) / flat.shape[1]
+                square = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64) ** 2 / flat.shape[1]
+                pooled += [mean, (square - mean**2).clamp(min=0).sqrt()]
             image = _halved(image)
         return torch.cat(pooled).numpy()
 
@@ -103,7 +106,8 @@ class Texture:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         images = _checked(images)
-        rows = [list(self._features(image[0].astype(np.float64)).values()) for image in images]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy lets other threads run, and each image is one thread's alone
+            rows = list(pool.map(lambda image: list(self._features(image[0].astype(np.float64)).values()), images))
         return np.array(rows) if rows else np.zeros((0, len(self.names)))
 
     @cached_property
@@ -165,8 +169,9 @@ def _those(names: tuple[str, ...], features: dict[str, float]) -> dict[str, floa
 
 def _kurtosis(values: np.ndarray) -> float:
     """Excess kurtosis; 0 for a constant."""
-    spread = values.std()
-    return float((((values - values.mean()) / spread) ** 4).mean() - 3) if spread > 1e-9 else 0.0
+    squared = (values - values.mean()) ** 2
+    variance = squared.mean()
+    return float((squared * squared).mean() / variance**2 - 3) if variance > 1e-18 else 0.0
 
 
 def _checked(images: np.ndarray) -> np.ndarray:
@@ -181,7 +186,7 @@ def identity(extractor: Extractor) -> str:
 
 
 def extract(extractor: Extractor, cohort: Cohort, cache: Path | None = None) -> np.ndarray:
-    """Features of a cohort's images, ``(case, dimension)``, with one case in memory at a time.
+    """Features of a cohort's images, ``(case, dimension)``, with few cases in memory at a time.
 
     ``cache`` is a folder: what an extractor of this identity found on a cohort of this digest is read from there, or written there.
     """
@@ -193,8 +198,13 @@ def extract(extractor: Extractor, cohort: Cohort, cache: Path | None = None) -> 
         kept = cache / f"{key}.npy"
         if kept.is_file():
             return np.load(kept, allow_pickle=False)
-    rows = [extractor(cohort.pixels(case)[None, :1]) for case in tqdm(cohort, desc=type(extractor).__name__, leave=False)]
-    features = np.concatenate(rows) if rows else extractor(cohort.images())
+    rows = [extractor(np.zeros((0, 1, *cohort.header.shape), np.float32))]
+    with tqdm(total=len(cohort), desc=type(extractor).__name__, leave=False) as bar:
+        for start in range(0, len(cohort), CHUNK):
+            cases = cohort.cases[start : start + CHUNK]
+            rows.append(extractor(np.stack([cohort.pixels(case)[:1] for case in cases])))
+            bar.update(len(cases))
+    features = np.concatenate(rows)
     if kept is not None:
         cache.mkdir(parents=True, exist_ok=True)
         partial = kept.with_name(f".{kept.name}.partial")

@@ -25,13 +25,14 @@ def statistics(values: np.ndarray) -> Features:
     values = np.asarray(values, np.float64).ravel()
     low, p10, p25, median, p75, p90, high = np.percentile(values, (0, 10, 25, 50, 75, 90, 100))
     centred = values - values.mean()
-    variance = float((centred**2).mean())
+    squared = centred * centred
+    variance = float(squared.mean())
     robust = values[(values >= p10) & (values <= p90)]
     return {
         "stat_mean": float(values.mean()),
         "stat_var": variance,
-        "stat_skew": float((centred**3).mean()) / variance**1.5 if variance > 1e-18 else 0.0,
-        "stat_kurt": float((centred**4).mean()) / variance**2 - 3 if variance > 1e-18 else 0.0,
+        "stat_skew": float((squared * centred).mean()) / variance**1.5 if variance > 1e-18 else 0.0,
+        "stat_kurt": float((squared * squared).mean()) / variance**2 - 3 if variance > 1e-18 else 0.0,
         "stat_median": median,
         "stat_min": low,
         "stat_p10": p10,
@@ -179,28 +180,30 @@ def differences(grey: np.ndarray) -> Features:
 
 def _emphasised(family: str, names: tuple[str, ...], level: np.ndarray, size: np.ndarray, voxels: int) -> Features:
     """What run lengths, zones and dependences share: features of the counts of (level, size). One entry a run, zone or voxel."""
-    level, size = level.astype(np.float64), size.astype(np.float64)
-    count = len(level)
-    by_level = np.bincount(level.astype(int))
-    by_size = np.bincount(size.astype(int))
-    joint = np.unique(level * (size.max() + 1) + size, return_counts=True)[1] / count
+    count, widest = len(level), int(size.max()) + 1
+    times = np.bincount(level * widest + size)
+    pairs = np.flatnonzero(times)
+    share = times[pairs] / count
+    level, size = (part.astype(np.float64) for part in np.divmod(pairs, widest))
+    by_level, by_size = (np.bincount(part.astype(int), share) for part in (level, size))
+    level2, size2 = level**2, size**2
     values = [
-        (size**-2.0).mean(),
-        (size**2).mean(),
-        (level**-2.0).mean(),
-        (level**2).mean(),
-        (level**-2.0 * size**-2.0).mean(),
-        (level**2 * size**-2.0).mean(),
-        (size**2 * level**-2.0).mean(),
-        (level**2 * size**2).mean(),
-        (by_level**2).sum() / count,
-        (by_level**2).sum() / count**2,
-        (by_size**2).sum() / count,
-        (by_size**2).sum() / count**2,
+        share @ (1 / size2),
+        share @ size2,
+        share @ (1 / level2),
+        share @ level2,
+        share @ (1 / (level2 * size2)),
+        share @ (level2 / size2),
+        share @ (size2 / level2),
+        share @ (level2 * size2),
+        count * (by_level @ by_level),
+        by_level @ by_level,
+        count * (by_size @ by_size),
+        by_size @ by_size,
         count / voxels,
-        level.var(),
-        size.var(),
-        _entropy(joint),
+        share @ (level - share @ level) ** 2,
+        share @ (size - share @ size) ** 2,
+        _entropy(share),
     ]
     return {f"{family}_{name}": float(value) for name, value in zip(names, values, strict=True)}
 
