@@ -7,7 +7,7 @@ Every verb of the command line is also a function of the same overrides::
 """
 
 __version__ = "0.1.0"
-__all__ = ["audit", "evaluate", "prepare", "release", "report", "run", "sample", "train", "utility"]
+__all__ = ["audit", "evaluate", "prepare", "release", "report", "run", "sample", "sweep", "train", "utility"]
 
 from typing import Any
 

@@ -21,6 +21,7 @@ VERBS = {
     "audit": "attack the cohort: identifiers, memorized training cases, with controls",
     "evaluate": "measure quality against held-out subjects, with intervals and a real-against-real floor",
     "utility": "train small classifiers and segmenters on real, synthetic and mixed cases; test them on held-out subjects (not in run)",
+    "sweep": "draw a few cases after less training, in other sampling steps and guidance, and score each setting (not in run)",
     "report": "write report/index.html",
     "release": "write release/ if every verdict allows it; else say why not and exit with 3",
 }
@@ -71,6 +72,7 @@ SETTINGS = {
     "audit": ("audit.level", "check"),
     "evaluate": ("metric", "evaluate.subsamples", "evaluate.permutations"),
     "utility": ("utility.steps", "utility.nets", "utility.shares", "utility.mixtures", "utility.attribute"),
+    "sweep": ("sweep.cases", "sweep.steps", "sweep.scales", "sampler", "schedule", "guidance", "sampling.steps"),
     "report": (),
     "release": ("release.formats", "release.dicom", "release.body_part", "release.bids_suffix", "release.override"),
 }

@@ -131,6 +131,16 @@ class UtilitySettings:
 
 
 @dataclass
+class SweepSettings:
+    """Of ``medsynth sweep``, which draws the same cases in other settings."""
+
+    cases: int = 60  # drawn in each setting
+    steps: list[int] = field(default_factory=lambda: [5, 10, 20, 50])  # of the sampler, beside sampling.steps
+    scales: list[float] = field(default_factory=lambda: [1.0, 1.5, 2.0, 4.0])  # of the guidance, where there is one
+    subsamples: int = 100  # half-subsamples for the intervals
+
+
+@dataclass
 class ReleaseSettings:
     formats: list[str] = field(default_factory=lambda: ["nifti", "dicom"])
     bids_suffix: str = ""  # contrast of MR images where bids is among the formats, such as T1w; none: a condition's value says it
@@ -159,6 +169,7 @@ class Settings:
     audit: AuditSettings = field(default_factory=AuditSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     utility: UtilitySettings = field(default_factory=UtilitySettings)
+    sweep: SweepSettings = field(default_factory=SweepSettings)
     release: ReleaseSettings = field(default_factory=ReleaseSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     source: Any = None
@@ -322,6 +333,12 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
         listed = cfg.utility[name]
         if not listed or min(listed) <= 0 or (name == "shares" and max(listed) > 1):
             mistakes.append(f"utility.{name}={list(listed)}: needs numbers above 0{', at most 1' if name == 'shares' else ''}.")
+    if cfg.sweep.cases < 50:
+        mistakes.append(f"sweep.cases={cfg.sweep.cases}: must be at least 50; fewer tell too little of a distribution.")
+    if min(cfg.sweep.steps, default=1) < 1:
+        mistakes.append(f"sweep.steps={list(cfg.sweep.steps)}: must be numbers of at least 1.")
+    if cfg.sweep.subsamples < 2:
+        mistakes.append(f"sweep.subsamples={cfg.sweep.subsamples}: must be at least 2.")
     if cfg.train.duplicates not in ("drop", "keep"):
         mistakes.append(f"train.duplicates={cfg.train.duplicates}: must be drop or keep.")
     limit = cfg.fit.stop_on_memorization

@@ -85,6 +85,13 @@ STAGES: Mapping[str, Stage] = {
         outputs=("utility.json",),
         aside=True,
     ),
+    "sweep": Stage(
+        settings=("run.seed", "schedule", "sampler", "guidance", "sampling.steps", "sweep"),
+        needs=("prepare", "train"),
+        objects=("schedule", "sampler", "guidance"),
+        outputs=("sweep.json",),
+        aside=True,
+    ),
     "report": Stage(settings=(), needs=("prepare", "train", "sample", "audit", "evaluate"), outputs=("index.html", "report.json")),
     "release": Stage(
         settings=("release", "audit.level"),

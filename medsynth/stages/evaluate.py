@@ -139,7 +139,7 @@ def _features(cohorts: Mapping[str, Cohort], extractors: Mapping[str, Extractor]
         found = {f"{name}/{key}": extract(extractor, cohort) for key, cohort in cohorts.items() for name, extractor in extractors.items()}
         return found | {f"cases/{key}": np.array([case.id for case in cohort]) for key, cohort in cohorts.items()}
 
-    kept = _kept(path, [*map(identity, extractors.values()), *(cohort.digest for cohort in cohorts.values())], made)
+    kept = cached(path, [*map(identity, extractors.values()), *(cohort.digest for cohort in cohorts.values())], made)
     return {key: {name: kept[f"{name}/{key}"] for name in extractors} for key in cohorts}
 
 
@@ -152,7 +152,7 @@ def _material(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor]
     def described(what: str, images: np.ndarray) -> dict[str, np.ndarray]:
         made_from = [*map(identity, extractors.values()), sha256_of(images.tobytes())]
         folder.mkdir(exist_ok=True)
-        return _kept(folder / f"{what}.npz", made_from, lambda: {name: extractor(images) for name, extractor in extractors.items()})
+        return cached(folder / f"{what}.npz", made_from, lambda: {name: extractor(images) for name, extractor in extractors.items()})
 
     cases = sanity.CASES[level]
     return material(samples["train"], samples["holdout"], cases, described, seed=seed_for(seed, "sanity"))
@@ -164,7 +164,7 @@ def _trials(encoders: Mapping[str, Mapping[str, Extractor]], tried: Material | s
     return spaces.qualified(encoders, tried)
 
 
-def _kept(path: Path, made_from: Sequence[str], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached(path: Path, made_from: Sequence[str], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays that cost time, from ``path`` if they were made from the same."""
     key = "\n".join(made_from)
     if path.is_file():
@@ -212,7 +212,7 @@ def _stand_ins(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor
         ("gaussian", baselines.gaussian(train.images, size, seed=seed), [str(i) for i in range(size)], ()),
     ):
         made_from = [*map(identity, extractors.values()), sha256_of(images.tobytes())]
-        features = _kept(path / f"{name}.npz", made_from, lambda images=images: {key: each(images) for key, each in extractors.items()})
+        features = cached(path / f"{name}.npz", made_from, lambda images=images: {key: each(images) for key, each in extractors.items()})
         found[name] = Sample(
             images=images, features=features, subjects=subjects, spacing=train.spacing, conditions=conditions, names=train.names
         )

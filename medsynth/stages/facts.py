@@ -34,7 +34,7 @@ from medsynth.stages.rejection import VERDICT
 from medsynth.tracking import PRIVATE
 
 STAGES = ("prepare", "train", "sample", "audit", "evaluate")
-ASIDE = ("utility",)
+ASIDE = ("utility", "sweep")
 REQUIRED = (
     ("prepare", "cohort.jsonl"),
     ("sample", "cohort.jsonl"),
@@ -164,6 +164,7 @@ def facts_of(story: Story, seed: int) -> dict[str, Any]:
         "extremes": extremes,
         "steps": _steps(story.way),
         "utility": _utility(story.root),
+        "sweep": _sweep(story),
         "not_computed": _not_computed(story, extremes),
         "conditions": _conditions(story),
         # its description repeats the cohort's header, with the training set's extreme values
@@ -367,6 +368,13 @@ def _utility(root: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else []
 
 
+def _sweep(story: Story) -> dict[str, Any] | None:
+    """What other settings would give (``medsynth sweep``), if it was measured on the weights of this run."""
+    path = story.root / "sweep" / "sweep.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found if found and found["weights"] == story.synthetic.header.made_with.get("weights") else None
+
+
 def _not_computed(story: Story, extremes: Mapping[str, Any] | None) -> list[dict[str, str]]:
     """Everything that this page could show and does not, with the reason."""
     rows = [row if isinstance(row, Mapping) else {"name": str(row), "reason": ""} for row in story.metrics.get("not_computed", [])]
@@ -375,6 +383,7 @@ def _not_computed(story: Story, extremes: Mapping[str, Any] | None) -> list[dict
         for score in story.metrics["scores"]
         if score["status"] == "absent"
     ]
+    sweep = _sweep(story)
     steps = (
         "the sampler draws fresh noise at every step, so other steps give other images"
         if story.way
@@ -389,12 +398,16 @@ def _not_computed(story: Story, extremes: Mapping[str, Any] | None) -> list[dict
             "no classifier or segmenter was trained on the cohort",
         ),
         ("the sampler's way", len(story.way), "the sampling kept no record of it"),
-        ("quality against sampling steps", _steps(story.way), steps),
-        ("quality against training steps", None, "weights of the last step alone are kept; section 7 has the loss at every step"),
+        ("images against sampling steps", _steps(story.way), steps),
+        (
+            "quality against training steps, sampling steps and guidance",
+            sweep,
+            "no cases were drawn in other settings (medsynth sweep), or with other weights; section 7 has the loss at every step",
+        ),
     ):
-        if not there:
+        if not there and name not in {row["name"] for row in rows}:
             rows.append({"name": name, "reason": reason})
-    return rows
+    return rows + (sweep["not_computed"] if sweep else [])
 
 
 def _conditions(story: Story) -> list[dict[str, Any]]:

@@ -145,6 +145,29 @@ def forest(
         return _bytes(figure)
 
 
+def settings(
+    panels: Sequence[tuple[str, str, str, Sequence[tuple[str, float, tuple[float, float], bool]], tuple[float, float] | None]],
+) -> bytes:
+    """Values with their intervals, evenly spaced, panels side by side: ``(title, x label, y label, [(x, value, (low, high), own)], band)``.
+
+    The one that is ``own`` is a square; ``band`` is shaded.
+    """
+    with _styled():
+        figure = Figure(figsize=(max(5.0, 3.3 * len(panels)), 3.0), layout="constrained")
+        for axes, (title, x_label, y_label, rows, band) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+            if band:
+                axes.axhspan(*band, color=BLUE, alpha=0.2, lw=1.5, label="real against real")
+                axes.legend(fontsize=7.5)
+            axes.plot(range(len(rows)), [value for _, value, _, _ in rows], color=ORANGE, lw=1)
+            for place, (_, value, (low, high), own) in enumerate(rows):
+                axes.plot([place, place], [low, high], color=ORANGE, lw=2)
+                axes.plot(place, value, "s" if own else "o", color=ORANGE, ms=7 if own else 4)
+            axes.set_xticks(range(len(rows)), [x for x, *_ in rows])
+            axes.grid(axis="x", visible=False)
+            axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        return _bytes(figure)
+
+
 def ways(sigmas: np.ndarray, noisy: np.ndarray, expected: np.ndarray, spacing: Sequence[float]) -> bytes:
     """From noise to image, one column a noise level: above what the sampler holds, below what the denoiser expects at its end.
 

@@ -35,7 +35,8 @@ SMALL_CELL = 11  # fewer people than this are not counted exactly in the shareab
 def work(run: Run, folder: Path) -> None:
     story, seed = read(run.root), run.settings.run.seed
     facts = facts_of(story, seed)
-    plots = plots_of(story, facts) | {name: path.read_bytes() for name, path in story.aside.items()}
+    told = {name: path for name, path in story.aside.items() if facts[name.partition("_")[0]]}
+    plots = plots_of(story, facts) | {name: path.read_bytes() for name, path in told.items()}
     pictures = pictures_of(story, facts, seed)
     page = {**facts, "plots": {name: _plot(png) for name, png in plots.items()}, "quality_plots": _quality_plots(story)}
     (folder / "figures").mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ from medsynth.io import nifti
 from medsynth.rng import generator_for, seed_for
 from medsynth.stages import Run, figures, rejection
 from medsynth.training.hardware import device_for, one_thread_each, precision_for
+
+T = TypeVar("T")
 
 JITTER = 0.05  # of a continuous attribute's training range: standard deviation of what is added to a drawn training value
 PREVIEWS = 24  # cases on the picture
@@ -77,25 +79,11 @@ def work(run: Run, folder: Path) -> None:
     seed = run.settings.run.seed if settings.seed is None else settings.seed
     real = Cohort.read(run.folder("prepare") / "cohort.jsonl")
     plans = plan(real, cases=settings.cases, per_condition=settings.per_condition, seed=seed)
-    device = device_for((run.settings.trainer or {}).get("accelerator", "auto"))
     volumes = folder / "volumes"
     volumes.mkdir(parents=True, exist_ok=True)
 
     part, parts = distributed.rank(), distributed.world_size()
-    job = Job(
-        denoiser=run.folder("train") / "denoiser",
-        volumes=volumes,
-        plans=distributed.shard(plans, part, parts),
-        header=real.header,
-        sampler=run.objects["sampler"],
-        schedule=run.objects["schedule"],
-        guidance=run.objects["guidance"],
-        steps=settings.steps,
-        batch=settings.batch,
-        device=device,
-        bf16=device.type == "cuda" and precision_for(run.settings.fit.precision, device) == "bf16",
-        threads=max(1, torch.get_num_threads() // settings.processes) if device.type == "cpu" else 1,
-    )
+    job = job_of(run, real.header, distributed.shard(plans, part, parts), volumes)
     _draw(job, settings.processes, quiet=part > 0)
 
     manifest = folder / "cohort.jsonl"
@@ -112,8 +100,8 @@ def work(run: Run, folder: Path) -> None:
         made_with={
             "medsynth": __version__,
             "weights": sha256_of(job.denoiser / "weights.safetensors"),
-            "sampler": _name(job.sampler),
-            "schedule": _name(job.schedule),
+            "sampler": name_of(job.sampler),
+            "schedule": name_of(job.schedule),
             "guidance": str(job.guidance.scale),
             "steps": str(job.steps),
             "seed": str(seed),
@@ -136,6 +124,25 @@ def work(run: Run, folder: Path) -> None:
     cohort.write(manifest)
     run.tracker.metrics({"cases": len(cohort), "rejected": len(cohort.header.rejected)})
     run.tracker.dataset("synthetic", cohort.digest, len(cohort), "synthetic")
+
+
+def job_of(run: Run, header: Header, plans: Sequence[Plan], volumes: Path) -> Job:
+    """These cases, drawn as the run's settings say."""
+    settings, device = run.settings.sampling, device_for((run.settings.trainer or {}).get("accelerator", "auto"))
+    return Job(
+        denoiser=run.folder("train") / "denoiser",
+        volumes=volumes,
+        plans=plans,
+        header=header,
+        sampler=run.objects["sampler"],
+        schedule=run.objects["schedule"],
+        guidance=run.objects["guidance"],
+        steps=settings.steps,
+        batch=settings.batch,
+        device=device,
+        bf16=device.type == "cuda" and precision_for(run.settings.fit.precision, device) == "bf16",
+        threads=max(1, torch.get_num_threads() // settings.processes) if device.type == "cpu" else 1,
+    )
 
 
 def plan(real: Cohort, *, cases: int, per_condition: Mapping[str, int], seed: int) -> list[Plan]:
@@ -180,29 +187,35 @@ def draw(job: Job, drawn: Callable[[int], object]) -> None:
     """Draw what is missing of a job, telling ``drawn`` how many cases are done each time."""
     pending = [each for each in job.plans if not finished(job.volumes, each, job.header)]
     drawn(len(job.plans) - len(pending))
-    if not pending:
-        return
-    denoiser, _ = load_denoiser(job.denoiser)
-    denoiser.to(job.device)
     parent = os.getppid()
 
-    def one(batch: Sequence[Plan]) -> None:
+    def keep(batch: Sequence[Plan], images: np.ndarray) -> None:
         if os.getppid() != parent:
             os._exit(1)  # the process that shares the work was killed: its next attempt must not find us writing
-        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.bf16):
-            images = _images(denoiser, job, batch)
         for each, image in zip(batch, images, strict=True):
             _write(job.volumes, each, image, job.header)
         drawn(len(batch))
 
-    batches = [pending[start : start + job.batch] for start in range(0, len(pending), job.batch)]
+    each_batch(replace(job, plans=pending), keep)
+
+
+def each_batch(job: Job, use: Callable[[Sequence[Plan], np.ndarray], T]) -> list[T]:
+    """What ``use`` makes of each batch of a job and its images, float32 ``(n, channel, *space)`` in model units; no file is written."""
+    if not job.plans:
+        return []
+    denoiser, _ = load_denoiser(job.denoiser)
+    denoiser.to(job.device)
+
+    def one(batch: Sequence[Plan]) -> T:
+        return use(batch, _images(denoiser, job, batch))
+
+    batches = [job.plans[start : start + job.batch] for start in range(0, len(job.plans), job.batch)]
     with one_thread_each(job.device), ThreadPoolExecutor(job.threads) as pool:
-        for future in [pool.submit(one, batch) for batch in batches]:
-            try:
-                future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        try:
+            return [future.result() for future in [pool.submit(one, batch) for batch in batches]]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def finished(volumes: Path, each: Plan, header: Header) -> bool:
@@ -230,8 +243,7 @@ def _watch(job: Job, plans: Sequence[Plan], path: Path) -> None:
     denoiser.to(job.device)
 
     def draw_with(sampler: Sampler, steps: int, batch: Sequence[Plan] = plans[:COMPARED]) -> torch.Tensor:
-        with torch.autocast(job.device.type, torch.bfloat16, enabled=job.bf16):
-            return torch.from_numpy(_images(denoiser, replace(job, sampler=sampler, steps=steps), batch))
+        return torch.from_numpy(_images(denoiser, replace(job, sampler=sampler, steps=steps), batch))
 
     def middle(x: torch.Tensor) -> torch.Tensor:
         return x[0, 0] if x.ndim == 4 else x[0, 0, ..., x.shape[-1] // 2]
@@ -261,7 +273,9 @@ def _images(denoiser: Denoiser, job: Job, batch: Sequence[Plan]) -> np.ndarray:
     sigmas = job.schedule(job.steps, process.sigma_min, process.sigma_max)
     condition = torch.tensor([header.conditions.encode(each.condition) for each in batch]) if header.conditions.size else None
     seeds, shape = [each.seed for each in batch], (header.channels, *header.shape)
-    return sample(denoiser, job.sampler, sigmas, seeds, shape, condition, job.guidance, job.device).float().cpu().numpy()
+    with torch.autocast(job.device.type, torch.bfloat16, enabled=job.bf16):
+        images = sample(denoiser, job.sampler, sigmas, seeds, shape, condition, job.guidance, job.device)
+    return images.float().cpu().numpy()
 
 
 def _write(volumes: Path, each: Plan, image: np.ndarray, header: Header) -> None:
@@ -379,7 +393,7 @@ def _moved(value: Value, attribute: Attribute, training: Sequence[Mapping[str, V
     return float(round(moved)) if whole else round(moved, 6)
 
 
-def _name(thing: Any) -> str:
+def name_of(thing: Any) -> str:
     """A function's or an object's own name, through ``functools.partial``."""
     thing = getattr(thing, "func", thing)
     return getattr(thing, "__name__", type(thing).__name__)

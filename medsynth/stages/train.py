@@ -2,13 +2,14 @@
 the same bytes.
 
 Reads ``prepare/cohort.jsonl``; writes ``duplicates.jsonl`` (cases that are nearly the same as another one, and are left out),
-``checkpoints/``, ``history.jsonl`` (losses, by step), ``previews/`` and at the end ``denoiser/``: the averaged weights, with a description
-that lets no later stage re-state the architecture.
+``checkpoints/``, ``history.jsonl`` (losses, by step), ``previews/``, ``snapshots/`` (the averaged weights of a few steps on the way) and at
+the end ``denoiser/``: the averaged weights, with a description that lets no later stage re-state the architecture.
 """
 
 import hashlib
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -40,6 +41,7 @@ from medsynth.training.module import DiffusionModule
 from medsynth.training.previews import Draw, Previews
 from medsynth.training.privacy import DifferentialPrivacy, PrivateModule
 from medsynth.training.progress import Progress
+from medsynth.training.snapshots import Snapshots
 from medsynth.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,7 @@ def work(run: Run, folder: Path) -> None:
         path.write_bytes(grid(images, cohort.header))
         run.tracker.figure(path.stem, path, synthetic=True)
 
+    snapshots = folder / "snapshots"
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its adverts
     ema = EMA(fit.ema_halflife)
     watch = {"seed": seed, "record": record, "patience": fit.patience, "limit": fit.stop_on_memorization}
@@ -112,6 +115,15 @@ def work(run: Run, folder: Path) -> None:
             Progress(record=record),
             ema,
             validation,
+            Snapshots(
+                every=fit.validate_every,
+                ema=ema,
+                saved=[step_of(path) for path in snapshots.glob("step-*")],
+                save=lambda step, model: save_denoiser(
+                    snapshots / f"step-{step:08d}", model, description(cohort, seed=seed, steps=step, duplicates=len(twins))
+                ),
+                forget=lambda step: shutil.rmtree(snapshots / f"step-{step:08d}"),
+            ),
             Previews(folder=folder / "previews", every=fit.preview_every, ema=ema, draw=_draw(run, cohort), show=show),
             Checkpoints(folder / "checkpoints", fit.checkpoint_every),
         ],

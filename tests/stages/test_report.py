@@ -584,6 +584,10 @@ def test_what_the_page_lacks_is_named_with_its_reason(tmp_path):
     root = make_run(tmp_path / "run")
     named = {row["name"] for row in facts_of(read(root), 0)["not_computed"]}
     assert {"utility", "precision", "worst and best cases", "what each score can see", "the sampler's way"} <= named
+    told = [{"name": "what each score can see", "reason": "not asked for: evaluate.sanity=off"}]
+    (root / "evaluate/metrics.json").write_text(json.dumps(metrics() | {"not_computed": told}))
+    sign(root)
+    assert [row for row in facts_of(read(root), 0)["not_computed"] if row["name"] == told[0]["name"]] == told
     keep_features(root)
     assert "worst and best cases" not in {row["name"] for row in facts_of(read(root), 0)["not_computed"]}
 
@@ -634,3 +638,29 @@ def test_the_utility_has_its_rows_once_somebody_asked_for_it(tmp_path):
     text = page_of(root).text
     for part in ("Trained on it, tested on real people: segmentation", "real + synthetic", "0.912", "0.87 to 0.943"):
         assert part in text
+
+
+def test_other_settings_are_told_if_they_were_measured_on_the_weights_of_this_run(tmp_path):
+    root = make_run(tmp_path / "run")
+    cohort = Cohort.read(root / "sample/cohort.jsonl")
+    replace(cohort, header=replace(cohort.header, made_with={"weights": "f" * 64})).write(root / "sample/cohort.jsonl")
+    sign(root)
+    row = {"at": 5, "own": False, "value": 0.1234, "interval": [0.05, 0.21], "floor": 0.0, "floor_interval": [-0.01, 0.02], "seconds": 0.5}
+    broken = dict.fromkeys(row) | {"at": 2, "own": True, "seconds": 0.25}
+    told = {
+        "cases": 60,
+        "reference": {"split": "validation", "subjects": 55},
+        "curves": [{"name": "steps", "points": [broken, row]}],
+        "not_computed": [{"name": "quality against guidance", "reason": "guidance=none"}],
+    }
+    (root / "sweep/figures").mkdir(parents=True)
+    picture = figures.bars("Sweep", "KID", {"5": 0.1})
+    (root / "sweep/figures/quality.png").write_bytes(picture)
+    for weights, shown in (("e", False), ("f", True)):
+        (root / "sweep/sweep.json").write_text(json.dumps(told | {"weights": weights * 64}))
+        make_report(root)
+        page = page_of(root, "shareable.html")
+        assert ("sampling steps 2 – not finite 0.25 5 0.123 0.05 to 0.21 0.5" in page.text) == shown
+        assert ("quality against guidance : guidance=none" in page.text) == shown
+        assert ("quality against training steps, sampling steps and guidance" in page.text) != shown
+        assert (base64.b64encode(picture).decode() in pixels((root / "report/shareable.html").read_text())) == shown

@@ -27,6 +27,7 @@ from tests.make_run import make_run
 
 ROOT = Path(__file__).resolve().parents[2]
 CONDITIONS = {"class": ["a", "b"], "age": [20, 80]}
+SNAPSHOTS = [f"snapshots/step-{step:08d}/weights.safetensors" for step in (12, 8)]
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,15 @@ def straight(prepared, tmp_path_factory) -> tuple[Path, list]:
         return fit(with_cohort(prepared, tmp_path_factory.mktemp("straight") / "run")), seen
 
 
+def test_snapshots_are_the_averaged_weights_of_their_steps(straight, root):
+    """That of the last step is the denoiser itself."""
+    last, earlier = (load_file(straight[0] / name) for name in SNAPSHOTS)
+    final = load_file(straight[0] / "denoiser/weights.safetensors")
+    assert all(torch.equal(last[name], weight) for name, weight in final.items())
+    shorter = load_file(fit(root, steps=8) / "denoiser/weights.safetensors")
+    assert all(torch.equal(earlier[name], weight) for name, weight in shorter.items())
+
+
 @pytest.mark.parametrize(("point", "resumed_at"), [("step", 5), ("validation", 5), ("saving", 5)])
 def test_a_killed_run_resumes_to_the_same_bytes(killed, straight, batches, point, resumed_at):
     folder, seen = straight
@@ -123,7 +133,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(killed, straight, batches, point
     assert_bit_equal(state(resumed), state(folder))
     assert batches == [batch for batch in seen if batch[0] >= resumed_at]
     assert load_file(resumed / "denoiser/weights.safetensors").keys() == load_file(folder / "denoiser/weights.safetensors").keys()
-    for name in ("denoiser/weights.safetensors", "denoiser/denoiser.yaml", "previews/step_000012.png"):
+    for name in ("denoiser/weights.safetensors", "denoiser/denoiser.yaml", "previews/step_000012.png", *SNAPSHOTS):
         assert (resumed / name).read_bytes() == (folder / name).read_bytes(), name
     assert [row for row in rows(resumed) if "validation" in row] == [row for row in rows(folder) if "validation" in row]
     assert not list(resumed.rglob(".*.partial"))
