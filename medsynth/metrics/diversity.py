@@ -5,11 +5,14 @@ score, Friedman and Dieng 2023). Both depend on the data and on the number of ca
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import ClassVar
 
 import numpy as np
+import torch
 from scipy.ndimage import correlate1d
 
 from medsynth.metrics.embedding import squared_distances, whitened
@@ -97,18 +100,13 @@ class SimilarityGap:
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison:
         window, scales = scales_for(train.images.shape[2:])
-        pairs, similarity, start = [], [], 0
-        for sample in samples:
-            for a, b in ring(sample.subjects, self.pairs):
-                images = sample.images[a, 0], sample.images[b, 0]
-                similarity.append(multiscale_ssim(*images, data_range=self.data_range, window=window, scales=scales))
-                pairs.append((start + a, start + b))
-            start += len(sample)
-        first, second = np.array(pairs).T
-        similar = np.array(similarity)
+        starts = np.cumsum([0, *map(len, samples)])
+        pairs = [start + np.array(ring(s.subjects, self.pairs)).reshape(-1, 2) for start, s in zip(starts[:-1], samples, strict=True)]
+        first, second = np.concatenate(pairs).T
+        similar = np.concatenate([_similarities(s, self.pairs, self.data_range, window, scales) for s in samples])
 
         def inside(rows: Rows) -> float:
-            chosen = np.zeros(start, bool)
+            chosen = np.zeros(starts[-1], bool)
             chosen[rows] = True
             return float(similar[chosen[first] & chosen[second]].mean())
 
@@ -116,6 +114,18 @@ class SimilarityGap:
             return {"real": inside(real), "synthetic": inside(synthetic), "window": window, "scales": scales, "data_range": self.data_range}
 
         return Comparison(lambda real, synthetic: inside(synthetic) - inside(real), details)
+
+
+@lru_cache(maxsize=4)  # real cases are compared with many cohorts
+def _similarities(sample: Sample, pairs: int, data_range: float, window: int, scales: int) -> np.ndarray:
+    """Of the pairs of `ring`."""
+
+    def similarity(pair: tuple[int, int]) -> float:
+        a, b = (sample.images[case, 0] for case in pair)
+        return multiscale_ssim(a, b, data_range=data_range, window=window, scales=scales)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return np.array(list(pool.map(similarity, ring(sample.subjects, pairs))))
 
 
 def vendi(kernel: np.ndarray) -> float:
