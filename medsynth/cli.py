@@ -70,7 +70,7 @@ SETTINGS = {
         "guidance",
     ),
     "audit": ("audit.level", "check"),
-    "evaluate": ("metric", "evaluate.subsamples", "evaluate.permutations"),
+    "evaluate": ("metric", "evaluate.subsamples", "evaluate.permutations", "evaluate.weights"),
     "utility": ("utility.steps", "utility.nets", "utility.shares", "utility.mixtures", "utility.attribute"),
     "sweep": ("sweep.cases", "sweep.steps", "sweep.scales", "sampler", "schedule", "guidance", "sampling.steps"),
     "report": (),

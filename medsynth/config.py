@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from pathlib import PurePath
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -111,6 +112,7 @@ class EvaluateSettings:
     subsamples: int = 100  # half-subsamples for the intervals
     permutations: int = 199
     encoder_steps: int = 300  # training of each learned feature space, once; 0: none
+    weights: list[str] = field(default_factory=list)  # folders of networks trained elsewhere, each a feature space (docs/metrics.md)
     sanity: str = "quick"  # defects injected into held-out images: off, small (one severity), quick (three), full (five)
     likelihood: int = 0  # cases of each cohort whose cost in bits per dimension is told; each takes as long as drawing about ten
     likelihood_steps: int = 50  # Heun steps of the ODE, each two evaluations with their derivative
@@ -187,6 +189,7 @@ class Settings:
 
 OBJECTS = ("source", "network", "process", "schedule", "sampler", "guidance", "optimizer", "privacy", "trainer", "check", "metric")
 SANITY = ("off", "small", "quick", "full")
+SPACES = ("random_convolution", "texture", "encoder", "classifier", "weights")  # feature spaces that metrics have names for
 FORMATS = ("nifti", "dicom", "bids")
 ALLOWED = ("medsynth.", "monai.networks.", "torch.optim.", "lightning.")  # what a _target_ may name
 
@@ -327,6 +330,7 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
         mistakes.append(
             f"evaluate.sanity={cfg.evaluate.sanity}: must be one of {', '.join(SANITY)}.{_nearest(cfg.evaluate.sanity, SANITY)}"
         )
+    mistakes += _mistaken_weights(list(cfg.evaluate.weights))
     if cfg.train.canaries < 0:
         mistakes.append(f"train.canaries={cfg.train.canaries}: must be 0 (none) or more.")
     for name in ("shares", "mixtures"):
@@ -357,6 +361,17 @@ def _out_of_range(cfg: DictConfig) -> list[str]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", cfg.run.name):
         mistakes.append(f"run.name={cfg.run.name!r}: use letters, digits, '.', '_' and '-' (it names a folder).")
     return mistakes
+
+
+def _mistaken_weights(folders: Sequence[str]) -> list[str]:
+    """A folder's name is that of its feature space. Whether it is there, and what it holds, is for the evaluation to tell."""
+    names = [PurePath(folder).name for folder in folders]
+    wrong = [name for name in names if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}", name) or name in SPACES]
+    return [
+        f"evaluate.weights: a folder called {name!r} cannot name a feature space: use letters, digits, '.', '_' and '-', and none of "
+        f"{', '.join(SPACES)}."
+        for name in wrong
+    ] + [f"evaluate.weights: two folders are called {name}; rename one." for name in sorted({n for n in names if names.count(n) > 1})]
 
 
 def _check_block(block: Any, where: str, allowed: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ PRIVATE = (
     "source.masks",
     "source.table",
     "paths.",
+    "evaluate.weights",
     "tracking.",
 )  # settings that may quote a path or a secret
 WEIGHTS = "medsynth.weights"  # the tag that tells a model: its weights' SHA-256

@@ -9,7 +9,7 @@ anchors, half-subsamples and permutations are written once, in `intervals`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -118,6 +118,22 @@ class Metric(Protocol):
     def tested(self) -> bool: ...
 
     def __call__(self, train: Sample, *samples: Sample) -> Comparison: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A metric that cannot be had, whatever the cases: its rows say the ``reason``."""
+
+    features: str
+    best: Best
+    reason: str
+
+    least: ClassVar[int] = 0
+    bounds: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
+    tested: ClassVar[bool] = False
+
+    def __call__(self, train: Sample, *samples: Sample) -> Comparison:
+        raise NotApplicable(self.reason)
 
 
 @dataclass(frozen=True, kw_only=True)

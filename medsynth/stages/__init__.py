@@ -31,12 +31,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """``settings`` are the blocks and settings in the fingerprint, less those in ``neutral``; ``rejecting`` are further ones where copies
-    are rejected; ``objects`` the groups that are built; ``needs`` the stages that it reads."""
+    are rejected; ``objects`` the groups that are built; ``needs`` the stages that it reads, ``folders`` a setting that names folders
+    whose weights it reads."""
 
     settings: tuple[str, ...]
     outputs: tuple[str, ...]
     needs: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
+    folders: str = ""
     neutral: tuple[str, ...] = ()
     grows: tuple[str, ...] = ()
     rejecting: tuple[str, ...] = ()
@@ -76,7 +78,11 @@ STAGES: Mapping[str, Stage] = {
         outputs=("findings.json", "looks.json"),
     ),
     "evaluate": Stage(
-        settings=("run.seed", "evaluate", "metric"), needs=("prepare", "train", "sample"), objects=("metric",), outputs=("metrics.json",)
+        settings=("run.seed", "evaluate", "metric"),
+        needs=("prepare", "train", "sample"),
+        folders="evaluate.weights",
+        objects=("metric",),
+        outputs=("metrics.json",),
     ),
     "utility": Stage(
         settings=("run.seed", "utility"),
@@ -135,7 +141,7 @@ def _perform(verb: str, cfg: DictConfig, root: Path) -> Path:
     planned = Receipt(
         stage=verb,
         settings=_fingerprinted(cfg, verb),
-        inputs={need: _receipt(root, need).made for need in stage.needs},
+        inputs={need: _receipt(root, need).made for need in stage.needs} | _weights(cfg, stage.folders),
         outputs={},
     )
     leads = distributed.rank() == 0
@@ -182,6 +188,16 @@ def _fingerprinted(cfg: DictConfig, verb: str) -> dict[str, Any]:
     stage = STAGES[verb]
     names = stage.settings + (stage.rejecting if cfg.sampling.reject else ())
     return {name: value for name, value in config.flat(cfg, names).items() if name not in stage.neutral}
+
+
+def _weights(cfg: DictConfig, setting: str) -> dict[str, str]:
+    """What the folders of this setting hold, by their names: other weights under the same path are another input."""
+    folders = [Path(folder).expanduser() for folder in OmegaConf.select(cfg, setting)] if setting else []
+    if not folders:
+        return {}
+    from medsynth.pretrained import digest_of  # it brings networks along, which other stages need not wait for
+
+    return {f"{setting} {folder.name}": digest_of(folder) for folder in folders}
 
 
 def _receipt(root: Path, stage: str) -> Receipt:

@@ -1,8 +1,8 @@
 """The stage that asks whether the cohort is good: every metric between held-out and synthetic cases, beside the same between real and real.
 
 Reads the cohorts of `prepare` and `sample`, and for likelihoods the denoiser of `train`. Writes ``metrics.json``, ``figures/``, and
-features for the next time (``features.npz`` and ``learned.npz``: extractor and cohort to features; one file for each stand-in and each
-injected defect; ``encoders/``). What could not be computed stands there with its reason; nothing is left out in silence.
+features for the next time (``features.npz``, ``learned.npz`` and ``weights-*.npz``: extractor and cohort to features; one file for each
+stand-in and each injected defect; ``encoders/``). What could not be computed stands there with its reason; nothing is left out in silence.
 """
 
 import json
@@ -45,15 +45,20 @@ def work(run: Run, folder: Path) -> None:
     extractors = {name: EXTRACTORS[name] for name in sorted({m.features for m in metrics.values()} & set(EXTRACTORS))}
     features = _features(used, extractors, folder / "features.npz")
     asked = {metric.features for metric in metrics.values()}
+    metrics, pretrained, unused = spaces.of_weights(metrics, settings.weights, real.header.dims)
     encoders, untaught = spaces.learned(asked, used["train"], settings.encoder_steps, folder / "encoders", seed=seed)
     extractors |= (learned := {space: encoder for each in encoders.values() for space, encoder in each.items()})
     if learned:
         also = _features(used, learned, folder / "learned.npz")
         features = {name: {**features[name], **also[name]} for name in features}
+    for space, extractor in pretrained.items():
+        also = _features(used, {space: extractor}, folder / f"weights-{space}.npz")
+        features = {name: {**features[name], **also[name]} for name in features}
+    extractors |= pretrained
     samples = {name: sample_of(cohort, features[name], extractors) for name, cohort in used.items()}
     tried = _material(samples, extractors, folder / "defects", settings.sanity, seed)
     trials = _trials(encoders, tried)
-    missing = [{"name": f"scores on {name}", "reason": reason} for name, reason in untaught.items()]
+    missing = [{"name": f"scores on {name}", "reason": reason} for name, reason in (untaught | unused).items()]
     metrics = {name: metric for name, metric in metrics.items() if metric.features not in untaught}
 
     def scored(name: str, other: Mapping[str, Sample], permutations: int = 0) -> Score:

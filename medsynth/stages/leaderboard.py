@@ -21,7 +21,7 @@ from medsynth.metrics.intervals import score, spread
 from medsynth.metrics.ranking import Difference, differences, ranks
 from medsynth.metrics.score import Metric, Score
 from medsynth.rng import generator_for, seed_for
-from medsynth.stages import figures
+from medsynth.stages import figures, spaces
 from medsynth.stages.evaluate import EXTRACTORS, MOST, rounded, sample_of
 
 TEMPLATE = "leaderboard.html.j2"
@@ -32,9 +32,10 @@ MEANS = {"low": "lower is better", "high": "higher is better", "anchor": "the ne
 
 def board(
     train: Cohort, holdout: Cohort, cohorts: Mapping[str, Cohort], metrics: Mapping[str, Metric], *,
-    seed: int, subsamples: int, permutations: int, cache: Path,
+    seed: int, subsamples: int, permutations: int, cache: Path, weights: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """What ``leaderboard.json`` holds. ``cache`` is a folder for features, which a second look at the same images finds there."""
+    """What ``leaderboard.json`` holds. ``cache`` is a folder for features, which a second look at the same images finds there;
+    ``weights`` are folders of networks (`medsynth.pretrained`)."""
     cohorts = dict(sorted(cohorts.items()))  # whoever is named first has no other numbers
     every = {"train": train, "holdout": holdout, **cohorts}
     most = min(MOST, 6000 // len(every))  # distances between all pairs of all cohorts are held in memory
@@ -43,7 +44,8 @@ def board(
         name: cohort.where(cohort.cases[i] for i in spread(cohort.subjects, size if name in cohorts else most, seed=seed))
         for name, cohort in every.items()
     }
-    extractors = {name: EXTRACTORS[name] for name in sorted({m.features for m in metrics.values()} & set(EXTRACTORS))}
+    metrics, pretrained, unused = spaces.of_weights(metrics, weights, train.header.dims)
+    extractors = {name: EXTRACTORS[name] for name in sorted({m.features for m in metrics.values()} & set(EXTRACTORS))} | pretrained
     samples = {
         name: sample_of(cohort, {key: extract(extractor, cohort, cache) for key, extractor in extractors.items()}, extractors)
         for name, cohort in used.items()
@@ -70,6 +72,7 @@ def board(
             "features": {name: identity(extractor) for name, extractor in extractors.items()},
             "order": sorted(cohorts, key=lambda name: (means[name], name)),
             "metrics": rows,
+            "not_computed": [{"name": f"scores on {name}", "reason": reason} for name, reason in unused.items()],
             "seed": seed,
             "subsamples": subsamples,
             "permutations": permutations,

@@ -1,11 +1,13 @@
-"""The feature spaces of an evaluation that are learned from its own training cases, and whether each may be trusted.
+"""The feature spaces of an evaluation that are learned from its own training cases, and whether each may be trusted; and those of
+weights from elsewhere.
 
 Encoders are trained once: their weights lie in the stage's folder (``encoders/``, safetensors), and are taken again where settings and
 training cases are the same. Three seeds each; on a CPU every seed has a thread of its own, so that the number of threads moves no byte.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,40 @@ from medsynth.features import identity
 from medsynth.metrics.defects import Material
 from medsynth.metrics.fidelity import GATE, readings
 from medsynth.metrics.learned import Qualified, qualify
-from medsynth.metrics.score import NotApplicable
+from medsynth.metrics.score import Absent, Metric, NotApplicable
+from medsynth.pretrained import Pretrained, Unusable, load
 from medsynth.rng import generator_for, seed_for
 from medsynth.training.hardware import one_thread_each
 
 SEEDS = 3
 CONTRAST, CLASSES = "encoder", "classifier"  # what metrics call these spaces
+WEIGHTS = "weights"  # stands for every folder of evaluate.weights
 FEWEST = 16  # training subjects
+
+
+def of_weights(
+    metrics: Mapping[str, Metric], folders: Sequence[str], dims: int
+) -> tuple[dict[str, Metric], dict[str, Pretrained], dict[str, str]]:
+    """The metrics, of which those on `WEIGHTS` come once for each folder; the extractors by their folders' names; and what could not be
+    had at all. Where a folder's weights cannot be used, its metrics say so: nothing else takes their place."""
+    asked = {name: metric for name, metric in metrics.items() if metric.features == WEIGHTS}
+    others = {name: metric for name, metric in metrics.items() if name not in asked}
+    if not folders:
+        return others, {}, {WEIGHTS: "not asked for: evaluate.weights=[]"} if asked else {}
+    if not asked:
+        return others, {}, {Path(folder).name: "no metric of the panel looks at weights" for folder in folders}
+    found: dict[str, Pretrained] = {}
+    for folder in map(Path, folders):
+        try:
+            found[folder.name], reason = load(folder.expanduser(), dims), ""
+        except Unusable as answer:
+            reason = str(answer)
+        for name, metric in asked.items():
+            own = replace(metric, features=folder.name)
+            others[f"{name.removesuffix(f'_{WEIGHTS}')}_{folder.name}"] = (
+                Absent(features=own.features, best=own.best, reason=reason) if reason else own
+            )
+    return others, found, {}
 
 
 def learned(names: set[str], train: Cohort, steps: int, folder: Path, *, seed: int) -> tuple[dict[str, dict[str, Encoder]], dict[str, str]]:

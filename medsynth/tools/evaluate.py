@@ -83,6 +83,7 @@ def run(settings: Settings, values: config.Settings, metrics: Mapping[str, Metri
         told = board(
             train, holdout, cohorts, metrics, seed=seed, cache=out / "features",
             subsamples=values.evaluate.subsamples, permutations=values.evaluate.permutations,
+            weights=values.evaluate.weights,
         )  # fmt: skip
         unreadable = {name: dict(lost) for name, lost in reading.rejected.items() if lost}
         told |= {"training": training, "preprocessing": dict(reading.preprocessing), "unreadable": unreadable}
@@ -156,6 +157,7 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
             continue
         lines += ["", f"{title_of(row)}: {MEANS[row['best']]}", _line("", FLOOR, row["floor"], wide)]
         lines += [_line(place(cohorts[name]["rank"]), name, cohorts[name], wide) for name in told["order"]]
+    lines += ["", *(f"{each['name']}: not computed: {each['reason']}" for each in told["not_computed"])]
     return lines
 
 

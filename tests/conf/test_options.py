@@ -57,6 +57,8 @@ def test_a_misspelt_target_gets_the_nearest_name():
         ("data.splits.train=0.9", "sum to 1"),
         ("run.name=../up", "names a folder"),
         ("release.formats=[nift]", "Did you mean nifti"),
+        ("evaluate.weights=[/a/net,/b/net]", "two folders are called net"),
+        ("evaluate.weights=[/a/texture]", "a folder called 'texture' cannot name a feature space"),
     ],
 )
 def test_a_value_out_of_range_is_refused(override: str, message: str):

@@ -48,6 +48,7 @@ def learned() -> dict[str, Encoder]:
 
 def sample(images: np.ndarray, masks: np.ndarray, conditions: list[dict[str, str | float]]) -> Sample:
     features = {name: extractor(images) for name, extractor in {**EXTRACTORS, **learned()}.items()}
+    features["weights"] = features["random_convolution"]  # as a network from elsewhere would
     subjects = [str(i) for i in range(len(images))]
     return Sample(images=images, features=features, subjects=subjects, spacing=(1.0, 1.0), masks=masks, conditions=conditions)
 

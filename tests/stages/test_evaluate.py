@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from medsynth.cohort import Cohort
+from medsynth.cohort import Cohort, sha256_of
 from medsynth.config import Settings
 from medsynth.diffusion.checkpoint import save_denoiser
 from medsynth.encoder import Learner
@@ -21,6 +21,7 @@ from medsynth.metrics.schema import faults_of
 from medsynth.stages import Run, evaluate, likelihood, train
 from tests.make_cohort import make_cohort
 from tests.make_run import make_run
+from tests.test_pretrained import networks
 
 METRICS = {"kid": KernelDistance(features="random_convolution"), "radiomics": Radiomics(), "intensity": Intensity()}
 
@@ -182,6 +183,55 @@ def test_figures_of_tissues_leave_out_what_few_people_have(tmp_path):
     assert evaluate._common(samples) == [1]
     masks[few, 0, 0] = 2
     assert evaluate._common(samples) == [1, 2]
+
+
+def test_a_network_from_elsewhere_is_a_space_of_its_own_and_one_that_is_not_there_leaves_its_reason(tmp_path, monkeypatch):
+    folders = networks(tmp_path / "nets", monkeypatch)
+    metrics = {"kid": METRICS["kid"], "frechet_weights": FrechetDistance(features="weights")}
+    run, tracked = run_of(tmp_path / "run", metrics=metrics, weights=folders, sanity="small")
+    result = result_of(run)
+    rows = {row["name"]: row for row in result["scores"]}
+    assert set(rows) == {"kid", "frechet_net", "frechet_gone"}
+    assert (rows["frechet_net"]["features"], rows["frechet_net"]["status"]) == ("net", "ok")
+    assert (rows["frechet_gone"]["features"], rows["frechet_gone"]["status"]) == ("gone", "absent")
+    assert rows["frechet_gone"]["reason"] == "there is no such folder"
+    assert rows["frechet_gone"]["value"] is None
+    assert "frechet_net/net" in tracked
+    assert "frechet_gone/gone" not in tracked
+    assert {row["name"] for row in result["baselines"]} == set(rows)
+    sees = {(row["name"], row["defect"]): row["sees"] for row in result["sanity"]}
+    assert sees["frechet_net", "gain"]
+    assert sees["frechet_gone", "gain"] is None
+    assert sha256_of(Path(folders[0]) / "weights.safetensors") in result["features"]["net"]
+    assert set(result["features"]) == {"random_convolution", "net"}
+    assert str(tmp_path) not in json.dumps(result)
+    again, _ = run_of(tmp_path / "again", metrics=metrics, weights=folders, sanity="small")
+    result_of(again)
+    for name in ("metrics.json", "weights-net.npz"):
+        assert (again.folder("evaluate") / name).read_bytes() == (run.folder("evaluate") / name).read_bytes()
+
+
+def test_metrics_on_weights_without_weights_and_weights_without_metrics_are_told(tmp_path):
+    run, _ = run_of(tmp_path / "a", n=8, metrics={"intensity": METRICS["intensity"], "kid_weights": KernelDistance(features="weights")})
+    result = result_of(run)
+    assert [row["name"] for row in result["scores"]] == ["intensity"]
+    assert {"name": "scores on weights", "reason": "not asked for: evaluate.weights=[]"} in result["not_computed"]
+    run, _ = run_of(tmp_path / "b", n=8, metrics={"intensity": METRICS["intensity"]}, weights=["/nets/net"])
+    assert {"name": "scores on net", "reason": "no metric of the panel looks at weights"} in result_of(run)["not_computed"]
+
+
+def test_other_weights_under_the_same_path_are_another_input_of_the_stage(tmp_path):
+    from medsynth.config import compose
+    from medsynth.stages import _weights
+
+    cfg = compose([f"evaluate.weights=[{tmp_path / 'net'}]"])
+    found = [_weights(cfg, "evaluate.weights")]
+    (tmp_path / "net").mkdir()
+    for content in (b"a", b"b"):
+        (tmp_path / "net/weights.pth").write_bytes(content)
+        found.append(_weights(cfg, "evaluate.weights"))
+    assert len({each["evaluate.weights net"] for each in found}) == 3
+    assert _weights(cfg, "") == {}
 
 
 def test_no_real_case_is_named(finished):

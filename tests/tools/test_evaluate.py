@@ -8,9 +8,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from medsynth.cli import main
+from medsynth.cohort import sha256_of
 from medsynth.io.nifti import write
 from tests.make_cohort import blobs
 from tests.make_evidence import images_of
+from tests.test_pretrained import networks
 
 SHAPE = (20, 20)
 AFFINE = np.diag([2.0, 2.5, 1.0, 1.0])
@@ -131,6 +133,22 @@ def test_volumes_and_their_masks_are_compared(tmp_path, capsys) -> None:
     assert rows["made"]["rank"] == [1, 1]
     assert found(told, "kid")["made"]["reason"].startswith("needs 50 subjects")
     assert "kid (random_convolution): not computed: needs 50 subjects" in capsys.readouterr().out
+
+
+def test_networks_from_elsewhere_are_ranked_by_too_and_a_missing_one_says_so(folders, tmp_path, capsys, monkeypatch) -> None:
+    nets = networks(tmp_path / "nets", monkeypatch)
+    two = f"[{folders / 'sharp'},{folders / 'blurred'}]"
+    at = arguments(folders, two, tmp_path / "out", "metric=[mmd_weights]")
+    assert main([*at, f"evaluate.weights=[{','.join(nets)}]"]) == 0
+    told = board(tmp_path / "out")
+    rows = found(told, "mmd_net")
+    assert None not in [rows[name][part] for name in ("sharp", "blurred") for part in ("value", "rank")]
+    assert rows["sharp"]["value"] != rows["blurred"]["value"]
+    assert {row["reason"] for name, row in found(told, "mmd_gone").items() if name != "floor"} == {"there is no such folder"}
+    assert sha256_of(tmp_path / "nets/net/weights.safetensors") in told["features"]["net"]
+    assert "mmd_gone (gone): not computed: there is no such folder" in capsys.readouterr().out
+    assert main(at) == 0
+    assert "scores on weights: not computed: not asked for: evaluate.weights=[]" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
