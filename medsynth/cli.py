@@ -35,46 +35,17 @@ TOOLS = {
     "reader-study": "a blinded pack for readers: real or synthetic? The key is kept apart; answers= scores it",
     "trace": "which runs and releases a person went into, by the id that the archive has",
 }
-SETTINGS = {
-    "run": ("run.name", "run.seed", "paths.runs", "paths.key", "tracking.uri"),
-    "prepare": (
-        "source",
-        "source.root",
-        "data.dims",
-        "data.size",
-        "data.spacing",
-        "data.conditions",
-        "data.joint_mask",
-        "data.splits",
-        "data.workers",
-    ),
-    "train": (
-        "network",
-        "process",
-        "optimizer",
-        "trainer",
-        "fit.steps",
-        "fit.global_batch",
-        "fit.device_batch",
-        "fit.precision",
-        "fit.flips",
-    ),
-    "sample": (
-        "sampling.cases",
-        "sampling.steps",
-        "sampling.batch",
-        "sampling.processes",
-        "sampling.per_condition",
-        "sampler",
-        "schedule",
-        "guidance",
-    ),
-    "audit": ("audit.level", "check"),
-    "evaluate": ("metric", "evaluate.subsamples", "evaluate.permutations", "evaluate.weights"),
-    "utility": ("utility.steps", "utility.nets", "utility.shares", "utility.mixtures", "utility.attribute"),
-    "sweep": ("sweep.cases", "sweep.steps", "sweep.scales", "sampler", "schedule", "guidance", "sampling.steps"),
+SETTINGS = {  # groups of objects, single values, and whole blocks of them
+    "run": ("run", "paths", "tracking"),
+    "prepare": ("source", "source.root", "data"),
+    "train": ("network", "process", "optimizer", "trainer", "privacy", "fit", "train"),
+    "sample": ("sampler", "schedule", "guidance", "sampling"),
+    "audit": ("check", "audit"),
+    "evaluate": ("metric", "evaluate"),
+    "utility": ("utility",),
+    "sweep": ("sampler", "schedule", "guidance", "sampling.steps", "sweep"),
     "report": (),
-    "release": ("release.formats", "release.dicom", "release.body_part", "release.bids_suffix", "release.override"),
+    "release": ("release",),
 }
 ANYBODYS = {  # of folders from anywhere, and no stage of a run: the tool of the verb's name does it
     "audit": ("synthetic=", "train=", "holdout="),
@@ -100,7 +71,7 @@ def _help() -> str:
         "",
     ]
     lines += ["verbs:", *(f"  {verb:<10}{text}" for verb, text in VERBS.items()), ""]
-    lines += ["tools (medsynth TOOL PATH [setting=value ...]):", *(f"  {tool:<12}{text}" for tool, text in TOOLS.items()), ""]
+    lines += ["tools (medsynth TOOL PATH [setting=value ...]):", *(f"  {tool:<14}{text}" for tool, text in TOOLS.items()), ""]
     lines += ["experiments (experiment=NAME):"]
     for name, text in experiments:
         about = next((line.lstrip("# ").strip() for line in text if line.startswith("#") and "@package" not in line), "")
@@ -128,13 +99,15 @@ def _verb_help(verb: str) -> str:
     ]
     from omegaconf import OmegaConf
 
-    from medsynth.config import composed
+    from medsynth.config import composed, explained
 
-    defaults = composed([])
-    conf = _conf()
+    defaults, conf, values = composed([]), _conf(), explained()
     for name in names:
-        options = sorted(path.stem for path in (conf / name).glob("*.yaml")) if "." not in name else []
-        lines.append(f"  {name}={{{','.join(options)}}}" if options else f"  {name}={OmegaConf.select(defaults, name)}")
+        if (conf / name).is_dir():
+            lines.append(f"  {name}={{{','.join(sorted(path.stem for path in (conf / name).glob('*.yaml')))}}}")
+            continue
+        for value in [value for value in values if f"{value}.".startswith(f"{name}.")] or [name]:
+            lines.append(f"  {f'{value}={_shown(OmegaConf.select(defaults, value))}':<36}  {values.get(value, '')}".rstrip())
     if verb in ANYBODYS:
         from medsynth.tools import describe
 
@@ -142,8 +115,15 @@ def _verb_help(verb: str) -> str:
         also = {"audit": "audit.level, check", "evaluate": "evaluate.*, metric"}[verb]
         lines += ["", f"cohorts from anywhere, with no run of ours (medsynth {verb} {asked} [setting=value ...]):"]
         lines += [*describe(verb)[2:], f"  {also}, data.*, run.seed  as above; the grid follows from the images"]
+    if verb == "run":
+        lines += ["", "and those of each stage: medsynth prepare --help, medsynth train --help, ..."]
     lines += ["", f"All settings: medsynth {verb} --cfg job. A sweep: medsynth {verb} --multirun run.name=a,b"]
     return "\n".join(lines)
+
+
+def _shown(default: object) -> str:
+    """As it is written on a command line."""
+    return str(default).replace("'", "").replace(" ", "") if default is not None else "null"
 
 
 def _conf() -> Path:

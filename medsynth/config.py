@@ -10,10 +10,10 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,22 +23,22 @@ from medsynth.errors import SettingsError
 
 @dataclass
 class RunSettings:
-    name: str = "run"
-    seed: int = 0
+    name: str = "run"  # its folder under paths.runs; the same name again goes on with it
+    seed: int = 0  # of everything drawn
 
 
 @dataclass
 class PathSettings:
-    runs: str = "runs"
+    runs: str = "runs"  # where runs, their ledger and their tracking lie
     key: str = "~/.config/medsynth/pseudonym.key"  # secret of the pseudonyms: outside every run folder
     signing_key: str = ""  # Ed25519 key that signs releases; empty: signing.key beside paths.key
 
 
 @dataclass
 class Splits:
-    train: float = 0.7
-    validation: float = 0.1
-    holdout: float = 0.2
+    train: float = 0.7  # share of the subjects that the model learns from
+    validation: float = 0.1  # share of the subjects that tell when to stop
+    holdout: float = 0.2  # share of the subjects that audit and evaluation compare with; no model sees them
 
 
 @dataclass
@@ -46,24 +46,24 @@ class Slices:
     """Which slices of a volume become cases where ``data.dims`` is 2."""
 
     axis: int = 2  # of the oriented volume: 0 sagittal, 1 coronal, 2 axial in RAS
-    every: int = 1
+    every: int = 1  # 2: every second slice, and so on
     range: list[float] = field(default_factory=lambda: [0.0, 1.0])  # share of the axis
     foreground: float = 0.0  # least share of voxels above the lower intensity bound
 
 
 @dataclass
 class DataSettings:
-    dims: int = 2
+    dims: int = 2  # 2: slices; 3: volumes
     size: list[int] = field(default_factory=lambda: [64, 64])  # voxels along x, y (and z) of the oriented image
     spacing: list[float] | None = None  # mm; none: the median of the training set
-    orientation: str = "RAS"
+    orientation: str = "RAS"  # axes of the grid, as nibabel names them
     percentiles: list[float] = field(default_factory=lambda: [0.5, 99.5])  # of each case, mapped to -1 and +1
     window: list[float] | None = None  # fixed stored values mapped to -1 and +1, instead of percentiles (CT)
-    conditions: list[str] = field(default_factory=list)
-    joint_mask: bool = False
+    conditions: list[str] = field(default_factory=list)  # attributes that the model is told: class, sex, age, ...
+    joint_mask: bool = False  # label maps are learned and drawn with the images
     splits: Splits = field(default_factory=Splits)
     slices: Slices = field(default_factory=Slices)
-    workers: int = 2
+    workers: int = 2  # processes that read
 
 
 @dataclass
@@ -74,8 +74,8 @@ class TrainSettings:
 
 @dataclass
 class FitSettings:
-    steps: int = 2000
-    global_batch: int = 16
+    steps: int = 2000  # of the optimiser
+    global_batch: int = 16  # cases a step, over all devices
     device_batch: int | None = None  # largest batch that fits on one device; the rest is accumulated
     warmup: int = 100  # steps of linear learning-rate warm-up
     clip: float = 1.0  # gradient norm
@@ -83,20 +83,20 @@ class FitSettings:
     precision: str = "auto"  # auto: bf16 where the hardware has it; fp32; bf16
     condition_dropout: float = 0.1  # for classifier-free guidance
     flips: list[int] = field(default_factory=list)  # spatial axes that may be mirrored, as augmentation
-    validate_every: int = 500
-    checkpoint_every: int = 500
-    preview_every: int = 1000
+    validate_every: int = 500  # steps
+    checkpoint_every: int = 500  # steps
+    preview_every: int = 1000  # steps, between pictures of samples
     patience: int | None = None  # validations without improvement before training stops early
     stop_on_memorization: float | None = None  # share of the loss that training cases are spared, beyond which training stops
 
 
 @dataclass
 class SamplingSettings:
-    cases: int = 200
-    steps: int = 30
-    batch: int = 16
+    cases: int = 200  # of the cohort
+    steps: int = 30  # of the sampler: more are slower and finer
+    batch: int = 16  # cases at a time; the images do not depend on it
     seed: int | None = None  # none: run.seed
-    processes: int = 1
+    processes: int = 1  # the images do not depend on it either
     per_condition: dict[str, int] = field(default_factory=dict)  # "class=pneumonia": 100; empty: the training distribution
     reject: bool = False  # draw copies anew, after the audit of what was drawn (medsynth/stages/rejection.py)
 
@@ -108,9 +108,9 @@ class AuditSettings:
 
 @dataclass
 class EvaluateSettings:
-    seed: int | None = None
+    seed: int | None = None  # none: run.seed
     subsamples: int = 100  # half-subsamples for the intervals
-    permutations: int = 199
+    permutations: int = 199  # for p
     encoder_steps: int = 300  # training of each learned feature space, once; 0: none
     weights: list[str] = field(default_factory=list)  # folders of networks trained elsewhere, each a feature space (docs/metrics.md)
     sanity: str = "quick"  # defects injected into held-out images: off, small (one severity), quick (three), full (five)
@@ -123,13 +123,13 @@ class UtilitySettings:
     """Of ``medsynth utility``, which trains one net for each arm and each of ``nets``."""
 
     steps: int = 300  # of the optimiser, the same for every net whatever it is trained on
-    batch: int = 32
+    batch: int = 32  # cases a step
     nets: int = 3  # seeds: of weights, of batches, and of who is in a share
     shares: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5, 1.0])  # of the real training subjects
     mixtures: list[float] = field(default_factory=lambda: [0.5, 1.0])  # synthetic cases that are added, times the real training cases
     attribute: str = ""  # the class that the classifier tells; none: the first of data.conditions that is one
     draws: int = 1000  # of subjects and nets, for the intervals
-    workers: int = 2
+    workers: int = 2  # processes that train
 
 
 @dataclass
@@ -144,7 +144,7 @@ class SweepSettings:
 
 @dataclass
 class ReleaseSettings:
-    formats: list[str] = field(default_factory=lambda: ["nifti", "dicom"])
+    formats: list[str] = field(default_factory=lambda: ["nifti", "dicom"])  # of nifti, dicom, bids
     bids_suffix: str = ""  # contrast of MR images where bids is among the formats, such as T1w; none: a condition's value says it
     dicom: str = "single_frame"  # or enhanced: CT and MR as one multi-frame file a case
     override: str = ""  # a written reason that lets a cohort leave in spite of its findings; it stays in the release
@@ -155,7 +155,7 @@ class ReleaseSettings:
 @dataclass
 class TrackingSettings:
     uri: str = ""  # empty: sqlite under paths.runs
-    experiment: str = "medsynth"
+    experiment: str = "medsynth"  # of MLflow
 
 
 @dataclass
@@ -185,6 +185,16 @@ class Settings:
     trainer: Any = None
     check: Any = None
     metric: Any = None
+
+
+def explained(block: str = "", kind: type = Settings) -> dict[str, str]:
+    """Each value ``block.name`` and what stands behind it in the source above."""
+    said = dict(re.findall(r"^    (\w+): [^#\n]+  # (.+)$", inspect.getsource(kind), re.MULTILINE))
+    found: dict[str, str] = {}
+    for name, type_ in get_type_hints(kind).items():
+        path = f"{block}.{name}".lstrip(".")
+        found |= explained(path, type_) if is_dataclass(type_) else {path: said.get(name, "")}
+    return found
 
 
 OBJECTS = ("source", "network", "process", "schedule", "sampler", "guidance", "optimizer", "privacy", "trainer", "check", "metric")

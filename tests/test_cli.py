@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from medsynth.cli import VERBS
+from medsynth.config import OBJECTS, explained
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +30,17 @@ def test_every_verb_has_help_of_its_own(verb: str):
     assert out.returncode == 0, out.stderr
     assert VERBS[verb] in out.stdout
     assert "run.name=" in out.stdout
+
+
+def test_a_verbs_help_tells_what_each_of_its_values_means():
+    out = run("-m", "medsynth.cli", "train", "--help")
+    for expected in (
+        r"fit\.clip=1\.0 +gradient norm",
+        r"fit\.device_batch=null +largest batch",
+        r"network=\{unet_base,unet_small,unet_tiny\}",
+    ):
+        assert re.search(expected, out.stdout), expected
+    assert [name for name, text in explained().items() if not text and name not in OBJECTS] == []
 
 
 def test_a_misspelt_verb_gets_the_nearest_one():
