@@ -56,8 +56,8 @@ def work(run: Run, folder: Path) -> None:
         features = {name: {**features[name], **also[name]} for name in features}
     extractors |= pretrained
     samples = {name: sample_of(cohort, features[name], extractors) for name, cohort in used.items()}
-    tried = _material(samples, extractors, folder / "defects", settings.sanity, seed)
-    trials = _trials(encoders, tried)
+    tried = material_of(samples, extractors, folder / "defects", settings.sanity, seed)
+    trials = trials_of(encoders, tried)
     missing = [{"name": f"scores on {name}", "reason": reason} for name, reason in (untaught | unused).items()]
     metrics = {name: metric for name, metric in metrics.items() if metric.features not in untaught}
 
@@ -148,7 +148,7 @@ def _features(cohorts: Mapping[str, Cohort], extractors: Mapping[str, Extractor]
     return {key: {name: kept[f"{name}/{key}"] for name in extractors} for key in cohorts}
 
 
-def _material(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor], folder: Path, level: str, seed: int) -> Material | str:
+def material_of(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor], folder: Path, level: str, seed: int) -> Material | str:
     """Held-out cases into which defects can be put, or the reason why there are too few. The spoilt images' features are kept."""
     subjects = min(samples[name].n_subjects for name in ("train", "holdout"))
     if subjects < sanity.FEWEST:
@@ -163,7 +163,8 @@ def _material(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor]
     return material(samples["train"], samples["holdout"], cases, described, seed=seed_for(seed, "sanity"))
 
 
-def _trials(encoders: Mapping[str, Mapping[str, Extractor]], tried: Material | str) -> dict[str, Qualified]:
+def trials_of(encoders: Mapping[str, Mapping[str, Extractor]], tried: Material | str) -> dict[str, Qualified]:
+    """Whether each seed of the learned spaces counts; none does where there is nothing to try it on."""
     if isinstance(tried, str):
         return {space: Qualified(passed=False, reason=tried, told={}) for each in encoders.values() for space in each}
     return spaces.qualified(encoders, tried)

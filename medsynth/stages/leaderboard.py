@@ -3,11 +3,14 @@
 One protocol for all: the same grid and grey values (`medsynth.stages.anyfolder`), as many subjects of each cohort as the smallest has, the
 same training subjects for scales and for the floor between real and real. `board` finds the numbers, `page` tells them; there is no score
 over all metrics, since each sees other defects.
+
+Feature spaces are learned from the training images alone, and tried on held-out ones, as in an evaluation. All cohorts are seen through
+one seed of a space: of those that qualified, the one with the middle mean over the cohorts, which favours none of them.
 """
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,12 @@ from medsynth import __version__
 from medsynth.cohort import Cohort
 from medsynth.features import extract, identity
 from medsynth.metrics.intervals import score, spread
+from medsynth.metrics.learned import Qualified, middle, through, unqualified
 from medsynth.metrics.ranking import Difference, differences, ranks
-from medsynth.metrics.score import Metric, Score
+from medsynth.metrics.score import Metric, Sample, Score
 from medsynth.rng import generator_for, seed_for
 from medsynth.stages import figures, spaces
-from medsynth.stages.evaluate import EXTRACTORS, MOST, rounded, sample_of
+from medsynth.stages.evaluate import EXTRACTORS, MOST, material_of, rounded, sample_of, trials_of
 
 TEMPLATE = "leaderboard.html.j2"
 FLOOR = "real against real"
@@ -32,10 +36,10 @@ MEANS = {"low": "lower is better", "high": "higher is better", "anchor": "the ne
 
 def board(
     train: Cohort, holdout: Cohort, cohorts: Mapping[str, Cohort], metrics: Mapping[str, Metric], *,
-    seed: int, subsamples: int, permutations: int, cache: Path, weights: Sequence[str] = (),
+    seed: int, subsamples: int, permutations: int, encoder_steps: int, sanity: str, cache: Path, weights: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """What ``leaderboard.json`` holds. ``cache`` is a folder for features, which a second look at the same images finds there;
-    ``weights`` are folders of networks (`medsynth.pretrained`)."""
+    """What ``leaderboard.json`` holds. ``cache`` is a folder for features and encoders, which a second look at the same images finds there;
+    ``encoder_steps`` and ``sanity`` are those of an evaluation, ``weights`` are folders of networks (`medsynth.pretrained`)."""
     cohorts = dict(sorted(cohorts.items()))  # whoever is named first has no other numbers
     every = {"train": train, "holdout": holdout, **cohorts}
     most = min(MOST, 6000 // len(every))  # distances between all pairs of all cohorts are held in memory
@@ -45,19 +49,31 @@ def board(
         for name, cohort in every.items()
     }
     metrics, pretrained, unused = spaces.of_weights(metrics, weights, train.header.dims)
-    extractors = {name: EXTRACTORS[name] for name in sorted({m.features for m in metrics.values()} & set(EXTRACTORS))} | pretrained
+    asked = {metric.features for metric in metrics.values()}
+    encoders, refused = spaces.learned(asked, used["train"], encoder_steps, cache / "encoders", seed=seed)
+    learned = {space: encoder for each in encoders.values() for space, encoder in each.items()}
+    extractors = {name: EXTRACTORS[name] for name in sorted(asked & set(EXTRACTORS))} | pretrained | learned
     samples = {
         name: sample_of(cohort, {key: extract(extractor, cohort, cache) for key, extractor in extractors.items()}, extractors)
         for name, cohort in used.items()
     }
-    made = {name: samples[name] for name in cohorts}
+    trials = trials_of(encoders, material_of(samples, learned, cache / "defects", sanity, seed)) if learned else {}
+    for name, each in encoders.items():
+        if not any(trials[space].passed for space in each):
+            refused[name] = unqualified(trials, each)
     rows = []
     for name in tqdm(metrics, desc="evaluate", unit="metric"):
-        how = {"seed": seed_for(seed, "metric", name), "subsamples": subsamples}
-        real = samples["train"], samples["holdout"]
-        scores = {key: score(name, metrics[name], *real, sample, **how, permutations=permutations) for key, sample in made.items()}
-        pairs = differences(metrics[name], *real, made, **how) if all(row.status == "ok" for row in scores.values()) else []
-        rows.append(_row(name, metrics[name], scores, pairs))
+        metric, how = metrics[name], {"seed": seed_for(seed, "metric", name), "subsamples": subsamples}
+        space, seen = metric.features, samples
+        if space in encoders and space not in refused:
+            space = _middle(metric, samples, list(cohorts), {space: trials[space] for space in encoders[metric.features]}, how["seed"])
+            seen = {key: through(sample, metric.features, space) for key, sample in samples.items()}
+        real, made = (seen["train"], seen["holdout"]), {key: seen[key] for key in cohorts}
+        scores = {key: score(name, metric, *real, sample, **how, permutations=permutations) for key, sample in made.items()}
+        if metric.features in refused:  # there are no features of that name, so nothing was computed
+            scores = {key: replace(row, reason=refused[metric.features]) for key, row in scores.items()}
+        pairs = differences(metric, *real, made, **how) if all(row.status == "ok" for row in scores.values()) else []
+        rows.append(_row(name, metric, space, scores, pairs))
     ranked = [row for row in rows if row["cohorts"][0]["rank"]]
     means = {name: _mean([sum(c["rank"]) / 2 for row in ranked for c in row["cohorts"] if c["cohort"] == name]) for name in cohorts}
     counts = {
@@ -70,6 +86,7 @@ def board(
             "n": counts,
             "subjects_compared": size,
             "features": {name: identity(extractor) for name, extractor in extractors.items()},
+            "qualified": {space: {"passed": trial.passed, "reason": trial.reason, **trial.told} for space, trial in trials.items()},
             "order": sorted(cohorts, key=lambda name: (means[name], name)),
             "metrics": rows,
             "not_computed": [{"name": f"scores on {name}", "reason": reason} for name, reason in unused.items()],
@@ -80,12 +97,25 @@ def board(
     )
 
 
-def _row(name: str, metric: Metric, scores: Mapping[str, Score], pairs: Sequence[Difference]) -> dict[str, Any]:
+def _middle(metric: Metric, samples: Mapping[str, Sample], cohorts: Sequence[str], trials: Mapping[str, Qualified], seed: int) -> str:
+    """The seed of a learned space through which all cohorts are seen."""
+
+    def mean(space: str) -> Score:
+        train, holdout, *made = (through(samples[name], metric.features, space) for name in ("train", "holdout", *cohorts))
+        rows = [score(space, metric, train, holdout, sample, seed=seed, subsamples=2, permutations=0) for sample in made]
+        there = all(row.value is not None for row in rows)
+        return replace(rows[0], value=_mean([row.value for row in rows]) if there else None)
+
+    return middle({space: mean(space) for space in trials}, trials)
+
+
+def _row(name: str, metric: Metric, space: str, scores: Mapping[str, Score], pairs: Sequence[Difference]) -> dict[str, Any]:
     first = next(iter(scores.values()))
     places = ranks(list(scores), pairs) if all(row.status == "ok" for row in scores.values()) else {}
     return {
         "name": name,
         "features": metric.features,
+        "space": space,
         "best": metric.best,
         "floor": {"value": first.anchor, "interval": first.anchor_interval},
         "cohorts": [

@@ -83,7 +83,7 @@ def run(settings: Settings, values: config.Settings, metrics: Mapping[str, Metri
         told = board(
             train, holdout, cohorts, metrics, seed=seed, cache=out / "features",
             subsamples=values.evaluate.subsamples, permutations=values.evaluate.permutations,
-            weights=values.evaluate.weights,
+            encoder_steps=values.evaluate.encoder_steps, sanity=values.evaluate.sanity, weights=values.evaluate.weights,
         )  # fmt: skip
         unreadable = {name: dict(lost) for name, lost in reading.rejected.items() if lost}
         told |= {"training": training, "preprocessing": dict(reading.preprocessing), "unreadable": unreadable}

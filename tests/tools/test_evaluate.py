@@ -9,7 +9,11 @@ from scipy.ndimage import gaussian_filter
 
 from medsynth.cli import main
 from medsynth.cohort import sha256_of
+from medsynth.encoder import Learner
 from medsynth.io.nifti import write
+from medsynth.metrics.defects import Material
+from medsynth.metrics.learned import Qualified
+from medsynth.stages import spaces
 from tests.make_cohort import blobs
 from tests.make_evidence import images_of
 from tests.test_pretrained import networks
@@ -111,6 +115,34 @@ def test_one_protocol_the_numbers_are_those_of_the_metric_alone(folders, tmp_pat
     assert row["value"] == pytest.approx(expected.value, rel=1e-3)
     widths = [high - low for low, high in (row["interval"], expected.interval)]
     assert 0.6 < widths[0] / widths[1] < 1.6  # other halves
+
+
+def test_a_learned_space_counts_through_one_seed_that_qualified_for_all_cohorts(folders, tmp_path, capsys, monkeypatch) -> None:
+    nifti(tmp_path / "collapsed", images_of(SHAPE, [f"nobody {i % 7}" for i in range(60)]))
+    two = f"[{folders / 'sharp'},{tmp_path / 'collapsed'}]"
+    taught = ("metric=[frechet_encoder,coverage_encoder,frechet_classifier]", "evaluate.encoder_steps=2", "evaluate.sanity=small")
+
+    def passing(*good: str) -> None:
+        def qualified(encoders: dict, material: Material) -> dict[str, Qualified]:
+            assert material.clean.features.keys() >= {"encoder 0", "encoder 1", "encoder 2"}
+            return {space: Qualified(passed=space in good, reason="weak", told={}) for space in encoders["encoder"]}
+
+        monkeypatch.setattr(spaces, "qualified", qualified)
+        assert main(arguments(folders, two, tmp_path / "out", *taught)) == 0
+
+    passing()
+    told = board(tmp_path / "out")
+    assert "no seed passed on injected defects: encoder 0: weak" in found(told, "frechet_encoder")["sharp"]["reason"]
+    assert found(told, "frechet_encoder")["sharp"]["rank"] is None
+    assert found(told, "frechet_classifier")["sharp"]["reason"] == "the cases have no classes (data.conditions)"
+    monkeypatch.setattr(Learner, "fit", lambda *_: pytest.fail("the encoders were there"))
+    passing("encoder 2")
+    told = board(tmp_path / "out")
+    assert {row["space"] for row in told["metrics"] if row["features"] == "encoder"} == {"encoder 2"}
+    rows = found(told, "frechet_encoder")
+    assert (rows["sharp"]["rank"], rows["collapsed"]["rank"]) == ([1, 1], [2, 2])
+    assert rows["collapsed"]["value"] > 2 * rows["floor"]["interval"][1]
+    assert "frechet_encoder (encoder): lower is better" in capsys.readouterr().out
 
 
 def test_volumes_and_their_masks_are_compared(tmp_path, capsys) -> None:
