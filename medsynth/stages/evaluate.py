@@ -1,8 +1,9 @@
 """The stage that asks whether the cohort is good: every metric between held-out and synthetic cases, beside the same between real and real.
 
-Reads the cohorts of `prepare` and `sample`, and for likelihoods the denoiser of `train`. Writes ``metrics.json``, ``figures/``, and
-features for the next time (``features.npz``, ``learned.npz`` and ``weights-*.npz``: extractor and cohort to features; one file for each
-stand-in and each injected defect; ``encoders/``). What could not be computed stands there with its reason; nothing is left out in silence.
+Reads the cohorts of `prepare` and `sample`, and for likelihoods the denoiser of `train`. Writes ``metrics.json``, ``figures/``, and what
+took time for the next time (``features.npz``, ``learned.npz`` and ``weights-*.npz``: extractor and cohort to features; one file for each
+stand-in and each injected defect; ``encoders/``; ``scores.json``). What could not be computed stands there with its reason; nothing is
+left out in silence.
 """
 
 import json
@@ -10,10 +11,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+import medsynth
 from medsynth.cohort import Cohort, sha256_of
 from medsynth.errors import MedsynthError
 from medsynth.features import Extractor, RandomConvolution, Texture, extract, identity
@@ -61,7 +64,14 @@ def work(run: Run, folder: Path) -> None:
     missing = [{"name": f"scores on {name}", "reason": reason} for name, reason in (untaught | unused).items()]
     metrics = {name: metric for name, metric in metrics.items() if metric.features not in untaught}
 
-    def scored(name: str, other: Mapping[str, Sample], permutations: int = 0) -> Score:
+    remembered = _memory(folder / "scores.json", [_code(), str(settings), str(seed), *(cohort.digest for cohort in used.values())])
+
+    def scored(name: str, other: Mapping[str, Sample], permutations: int = 0, *, of: str = "synthetic") -> Score:
+        asked = metrics[name].features
+        looks = [identity(extractors[space]) for space in encoders.get(asked, [asked]) if space in extractors]
+        return Score(**remembered(f"{of}: {name} by {metrics[name]} on {looks}", lambda: anew(name, other, permutations).as_json()))
+
+    def anew(name: str, other: Mapping[str, Sample], permutations: int) -> Score:
         def seen(space: str, subsamples: int, permutations: int) -> Score:
             three = (through(other[split], metric.features, space) if space in trials else other[split] for split in SPLITS)
             return score(name, metric, *three, seed=own, subsamples=subsamples, permutations=permutations)
@@ -78,7 +88,7 @@ def work(run: Run, folder: Path) -> None:
         missing.append({"name": "baselines", "reason": "there are fewer than two training cases or no synthetic ones"})
     on_features = [name for name, metric in metrics.items() if metric.features]
     rivals = [
-        {"baseline": baseline, **scored(name, {**samples, "synthetic": sample}).as_json()}
+        {"baseline": baseline, **scored(name, {**samples, "synthetic": sample}, of=baseline).as_json()}
         for baseline, sample in stand_ins.items()
         for name in tqdm(on_features, desc=f"evaluate: {baseline}", unit="metric")
     ]
@@ -92,11 +102,12 @@ def work(run: Run, folder: Path) -> None:
         missing.append({"name": "what each score can see", "reason": tried})
     else:
         passed = {name: [space for space in each if trials[space].passed] or [*each] for name, each in encoders.items()}
-        badges = sanity.badges(metrics, tried, passed, settings.sanity)
+        all_seen = [identity(extractor) for extractor in extractors.values()]
+        badges = remembered(f"sanity: {metrics} on {all_seen}", lambda: sanity.badges(metrics, tried, passed, settings.sanity))
     groups = []
     for group, part in tqdm(_groups(samples, real, metrics, missing).items(), desc="evaluate: classes", unit="class"):
         subjects = min(sample.n_subjects for name, sample in part.items() if name != "synthetic")
-        groups += [replace(scored(name, part), group=group).as_json() | {"subjects_real": subjects} for name in on_features]
+        groups += [replace(scored(name, part, of=group), group=group).as_json() | {"subjects_real": subjects} for name in on_features]
 
     (folder / "figures").mkdir(exist_ok=True)
     if all(len(sample) for sample in samples.values()):
@@ -183,6 +194,28 @@ def cached(path: Path, made_from: Sequence[str], make: Callable[[], dict[str, np
         np.savez(file, made_from=np.array(key), **found)
     partial.replace(path)
     return found
+
+
+def _memory(path: Path, made_from: Sequence[str]) -> Callable[[str, Callable[[], Any]], Any]:
+    """What costs time, by its name: from ``path`` if it was found from the same. Kept at once, so that an interrupted run goes on there."""
+    key = sha256_of("\n".join(made_from).encode())
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = known["found"] if known.get("made_from") == key else {}
+
+    def remembered(name: str, make: Callable[[], Any]) -> Any:
+        if name not in found:
+            found[name] = make()
+            _write(path, json.dumps({"made_from": key, "found": found}))
+        return found[name]
+
+    return remembered
+
+
+def _code() -> str:
+    """Of what scores: another version may find otherwise."""
+    root = Path(medsynth.__file__).parent
+    files = [root / f"{name}.py" for name in ("features", "radiomics", "encoder", "pretrained")] + sorted((root / "metrics").glob("*.py"))
+    return sha256_of(b"".join(path.read_bytes() for path in files))
 
 
 def sample_of(cohort: Cohort, features: Mapping[str, np.ndarray], extractors: Mapping[str, Extractor]) -> Sample:

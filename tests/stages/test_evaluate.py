@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ from medsynth.errors import MedsynthError
 from medsynth.metrics import baselines
 from medsynth.metrics.fidelity import ConditionFidelity
 from medsynth.metrics.frechet import FrechetDistance
-from medsynth.metrics.intensity import Intensity
+from medsynth.metrics.intensity import Intensity, Spectrum
+from medsynth.metrics.intervals import score
 from medsynth.metrics.kernel import KernelDistance
 from medsynth.metrics.radiomics import Radiomics
 from medsynth.metrics.schema import faults_of
@@ -98,6 +100,18 @@ def test_features_are_taken_once(finished, monkeypatch):
     run, first, _ = finished
     monkeypatch.setattr(evaluate, "extract", lambda *_: pytest.fail("the features were there"))
     assert result_of(run) == first
+
+
+def test_scores_are_taken_once_and_only_a_new_metric_is_computed(finished, tmp_path, monkeypatch):
+    run, first, _ = finished
+    again = replace(run, root=shutil.copytree(run.root, tmp_path / "again"))
+    asked = []
+    monkeypatch.setattr(evaluate, "score", lambda name, *given, **named: asked.append(name) or score(name, *given, **named))
+    assert result_of(again) == first
+    assert asked == []
+    more = replace(again, objects={"metric": {**METRICS, "spectrum": Spectrum()}})
+    assert [row for row in result_of(more)["scores"] if row["name"] != "spectrum"] == first["scores"]
+    assert asked == ["spectrum"]
 
 
 def test_features_of_another_cohort_are_not_taken_for_this_ones(tmp_path):
