@@ -6,11 +6,10 @@ case is taken by itself, so its features depend neither on the cases beside it n
 No single space sees every defect: random convolutions and texture see blur, noise and gain, and are blind to a class that is missing.
 """
 
-import hashlib
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -181,8 +180,19 @@ def _checked(images: np.ndarray) -> np.ndarray:
 
 
 def identity(extractor: Extractor) -> str:
-    """Name of an extractor with its settings: two extractors with one identity give the same numbers."""
+    """Name of an extractor with its settings: two extractors of one version and identity give the same numbers."""
     return repr(extractor)
+
+
+def code_of(*things: object) -> str:
+    """SHA-256 of this package's code and of the files that define these things' types: another version may find other numbers under the
+    same settings."""
+    return sha256_of("".join([_package(), *(sha256_of(Path(inspect.getfile(type(thing)))) for thing in things)]).encode())
+
+
+@cache
+def _package() -> str:
+    return sha256_of("".join(sha256_of(path) for path in sorted(Path(__file__).parent.rglob("*.py"))).encode())
 
 
 def extract(extractor: Extractor, cohort: Cohort, cache: Path | None = None) -> np.ndarray:
@@ -192,9 +202,7 @@ def extract(extractor: Extractor, cohort: Cohort, cache: Path | None = None) -> 
     """
     kept = None
     if cache is not None:
-        # settings alone would not tell a newer version's features apart
-        code = [sha256_of(Path(inspect.getfile(part))) for part in (type(extractor), radiomics)]
-        key = hashlib.sha256(f"{identity(extractor)}\n{code}\n{cohort.digest}".encode()).hexdigest()[:32]
+        key = sha256_of(f"{identity(extractor)}\n{code_of(extractor)}\n{cohort.digest}".encode())[:32]
         kept = cache / f"{key}.npy"
         if kept.is_file():
             return np.load(kept, allow_pickle=False)

@@ -1,12 +1,13 @@
 """Frozen features: what an image is described by depends on the image alone, and moves when the image is spoilt."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medsynth.features import RandomConvolution, Texture, extract, identity
+from medsynth.features import RandomConvolution, Texture, code_of, extract, identity
 from medsynth.rng import generator_for
 from tests.make_cohort import make_cohort
 from tests.make_evidence import images_of
@@ -108,3 +109,14 @@ def test_what_was_kept_is_not_taken_for_another_cohort_or_extractor(tmp_path: Pa
     assert extract(Texture(levels=8), real.split("holdout"), kept).tolist() != holdout.tolist()
     assert identity(Texture()) != identity(Texture(levels=8))
     assert len(list(kept.iterdir())) == 3
+
+
+def test_code_is_that_of_the_file_a_type_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two metrics of one name and the same settings are not one metric."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for name, value in (("one", 1), ("two", 2), ("three", 1)):
+        (tmp_path / f"{name}_of_mine.py").write_text(f"class Mine:\n    value = {value}\n")
+        found.append(code_of(importlib.import_module(f"{name}_of_mine").Mine()))
+    assert found[0] == found[2] != found[1]
+    assert code_of() not in found

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-import medsynth
 from medsynth.cohort import Cohort, sha256_of
 from medsynth.errors import MedsynthError
-from medsynth.features import Extractor, RandomConvolution, Texture, extract, identity
+from medsynth.features import Extractor, RandomConvolution, Texture, code_of, extract, identity
 from medsynth.metrics import baselines, figures, sanity
 from medsynth.metrics.defects import Material, material
 from medsynth.metrics.intervals import score, spread
@@ -64,12 +63,13 @@ def work(run: Run, folder: Path) -> None:
     missing = [{"name": f"scores on {name}", "reason": reason} for name, reason in (untaught | unused).items()]
     metrics = {name: metric for name, metric in metrics.items() if metric.features not in untaught}
 
-    remembered = _memory(folder / "scores.json", [_code(), str(settings), str(seed), *(cohort.digest for cohort in used.values())])
+    remembered = _memory(folder / "scores.json", [str(settings), str(seed), *(cohort.digest for cohort in used.values())])
+    written = {name: f"{metric} of {code_of(metric)}" for name, metric in metrics.items()}  # a metric may be the user's own
 
     def scored(name: str, other: Mapping[str, Sample], permutations: int = 0, *, of: str = "synthetic") -> Score:
         asked = metrics[name].features
         looks = [identity(extractors[space]) for space in encoders.get(asked, [asked]) if space in extractors]
-        return Score(**remembered(f"{of}: {name} by {metrics[name]} on {looks}", lambda: anew(name, other, permutations).as_json()))
+        return Score(**remembered(f"{of}: {name} by {written[name]} on {looks}", lambda: anew(name, other, permutations).as_json()))
 
     def anew(name: str, other: Mapping[str, Sample], permutations: int) -> Score:
         def seen(space: str, subsamples: int, permutations: int) -> Score:
@@ -103,7 +103,7 @@ def work(run: Run, folder: Path) -> None:
     else:
         passed = {name: [space for space in each if trials[space].passed] or [*each] for name, each in encoders.items()}
         all_seen = [identity(extractor) for extractor in extractors.values()]
-        badges = remembered(f"sanity: {metrics} on {all_seen}", lambda: sanity.badges(metrics, tried, passed, settings.sanity))
+        badges = remembered(f"sanity: {written} on {all_seen}", lambda: sanity.badges(metrics, tried, passed, settings.sanity))
     groups = []
     for group, part in tqdm(_groups(samples, real, metrics, missing).items(), desc="evaluate: classes", unit="class"):
         subjects = min(sample.n_subjects for name, sample in part.items() if name != "synthetic")
@@ -182,8 +182,8 @@ def trials_of(encoders: Mapping[str, Mapping[str, Extractor]], tried: Material |
 
 
 def cached(path: Path, made_from: Sequence[str], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays that cost time, from ``path`` if they were made from the same."""
-    key = "\n".join(made_from)
+    """Arrays that cost time, from ``path`` if they were made from the same by the same version."""
+    key = "\n".join([code_of(), *made_from])
     if path.is_file():
         with np.load(path, allow_pickle=False) as kept:
             if str(kept["made_from"]) == key:
@@ -197,8 +197,9 @@ def cached(path: Path, made_from: Sequence[str], make: Callable[[], dict[str, np
 
 
 def _memory(path: Path, made_from: Sequence[str]) -> Callable[[str, Callable[[], Any]], Any]:
-    """What costs time, by its name: from ``path`` if it was found from the same. Kept at once, so that an interrupted run goes on there."""
-    key = sha256_of("\n".join(made_from).encode())
+    """What costs time, by its name: from ``path`` if the same version found it from the same. Kept at once, so that an interrupted run goes
+    on there."""
+    key = sha256_of("\n".join([code_of(), *made_from]).encode())
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     found = known["found"] if known.get("made_from") == key else {}
 
@@ -209,13 +210,6 @@ def _memory(path: Path, made_from: Sequence[str]) -> Callable[[str, Callable[[],
         return found[name]
 
     return remembered
-
-
-def _code() -> str:
-    """Of what scores: another version may find otherwise."""
-    root = Path(medsynth.__file__).parent
-    files = [root / f"{name}.py" for name in ("features", "radiomics", "encoder", "pretrained")] + sorted((root / "metrics").glob("*.py"))
-    return sha256_of(b"".join(path.read_bytes() for path in files))
 
 
 def sample_of(cohort: Cohort, features: Mapping[str, np.ndarray], extractors: Mapping[str, Extractor]) -> Sample:

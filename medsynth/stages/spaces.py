@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from medsynth.cohort import Cohort
 from medsynth.encoder import Encoder, Learner, moved
-from medsynth.features import identity
+from medsynth.features import code_of, identity
 from medsynth.metrics.defects import Material
 from medsynth.metrics.fidelity import GATE, readings
 from medsynth.metrics.learned import Qualified, qualify
@@ -81,7 +81,7 @@ def _trained(learners: Mapping[str, Learner], train: Cohort, values: tuple[str, 
 
     def one(name: str, learner: Learner) -> Encoder:
         path = folder / f"{name.replace(' ', '-')}.safetensors"
-        whose = {"made_from": f"{identity(learner)} of {digest}"}
+        whose = {"made_from": f"{identity(learner)} of {digest} by {code_of()}"}
         if (kept := _read(path, whose)) is not None:
             return learner.loaded(kept, dims, digest)
         classes = [place.get(str(case.condition.get(learner.classes)), -1) for case in train] if learner.classes else None

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from medsynth import features
 from medsynth.cohort import Cohort, sha256_of
 from medsynth.config import Settings
 from medsynth.diffusion.checkpoint import save_denoiser
@@ -112,6 +113,21 @@ def test_scores_are_taken_once_and_only_a_new_metric_is_computed(finished, tmp_p
     more = replace(again, objects={"metric": {**METRICS, "spectrum": Spectrum()}})
     assert [row for row in result_of(more)["scores"] if row["name"] != "spectrum"] == first["scores"]
     assert asked == ["spectrum"]
+
+
+def test_nothing_is_taken_over_from_another_version(finished, tmp_path, monkeypatch):
+    run, first, _ = finished
+    again = replace(run, root=shutil.copytree(run.root, tmp_path / "again"))
+    asked = []
+    for name in ("score", "extract"):
+        slow = getattr(evaluate, name)
+        monkeypatch.setattr(evaluate, name, lambda *given, slow=slow, name=name, **named: asked.append(name) or slow(*given, **named))
+    monkeypatch.setattr(features, "_package", lambda: "another")
+    assert result_of(again) == first
+    assert (asked.count("score"), asked.count("extract")) == (
+        7,
+        6,
+    )  # three metrics, two on stand-ins; two spaces, three cohorts
 
 
 def test_features_of_another_cohort_are_not_taken_for_this_ones(tmp_path):
