@@ -22,6 +22,12 @@ FEWEST = 24  # cases that a defect must leave
 SUBSAMPLES, PERMUTATIONS = 20, 19
 LEVELS: Mapping[str, Sequence[int]] = {"small": (4,), "quick": (0, 2, 4), "full": (0, 1, 2, 3, 4)}  # of a defect's severities
 CASES: Mapping[str, int] = {"off": 100, "small": 60, "quick": 100, "full": 400}  # subjects on each side
+LARGE, OF_LARGE = 100_000, 60  # voxels of an image, beyond which so many subjects do unless all is asked for: features of volumes cost time
+
+
+def cases_of(level: str, voxels: int) -> int:
+    """Subjects on each side."""
+    return CASES[level] if voxels <= LARGE or level == "full" else min(CASES[level], OF_LARGE)
 
 
 def badges(

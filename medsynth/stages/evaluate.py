@@ -170,7 +170,7 @@ def material_of(samples: Mapping[str, Sample], extractors: Mapping[str, Extracto
         folder.mkdir(exist_ok=True)
         return cached(folder / f"{what}.npz", made_from, lambda: {name: extractor(images) for name, extractor in extractors.items()})
 
-    cases = sanity.CASES[level]
+    cases = sanity.cases_of(level, int(np.prod(samples["train"].images.shape[2:])))
     return material(samples["train"], samples["holdout"], cases, described, seed=seed_for(seed, "sanity"))
 
 

@@ -11,7 +11,7 @@ from medsynth.metrics.intensity import Intensity, Spectrum
 from medsynth.metrics.kernel import KernelDistance
 from medsynth.metrics.learned import Qualified, middle, qualify, told
 from medsynth.metrics.manifold import Authenticity, Manifold
-from medsynth.metrics.sanity import badges, sees
+from medsynth.metrics.sanity import badges, cases_of, sees
 from medsynth.metrics.score import Sample, Score
 from medsynth.rng import generator_for
 from tests.make_cohort import blobs
@@ -146,3 +146,8 @@ def test_the_median_is_taken_of_seeds_that_passed_and_none_is_unqualified():
     none = dict.fromkeys(scores, trial[False])
     assert middle(scores, none) == "encoder 2"
     assert told("encoder 2", scores["encoder 2"], scores, none).status == "unqualified"
+
+
+def test_large_volumes_are_tried_on_fewer_subjects_unless_all_is_asked_for():
+    assert [cases_of(level, 64**2) for level in ("small", "quick", "full")] == [60, 100, 400]
+    assert [cases_of(level, 64**3) for level in ("small", "quick", "full")] == [60, 60, 400]
