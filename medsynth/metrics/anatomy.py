@@ -13,6 +13,7 @@ from scipy import ndimage
 from medsynth.metrics.radiomics import effects
 from medsynth.metrics.score import FOLDS, Best, Comparison, NotApplicable, Rows, Sample, folds_of
 
+FEWEST = 8  # cases that must have a structure before another one's can be called strange
 SHRUNK = 0.1  # variances added to a covariance, so that few training cases cannot make a direction too sharp
 
 
@@ -85,7 +86,9 @@ class Implausible:
 
     How far a structure lies from the others of its label is the Mahalanobis distance of its `structures`, with their covariance shrunk a
     little towards none; a case's furthest structure decides. Means and covariances are of four fifths of the subjects and tried on the
-    others, so that about ``1 - quantile`` of real cases are flagged, however many labels and however few training cases there are.
+    others, so that about ``1 - quantile`` of real cases are flagged, however many labels and however few training cases there are. A
+    structure that fewer than `FEWEST` of those cases have is not judged: the few real cases that have it would be furthest of all, and
+    nothing would be flagged beside them.
     """
 
     quantile: float = 0.99
@@ -118,12 +121,13 @@ class Implausible:
 def _known(train: np.ndarray, grain: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """The furthest structure's distance of cases ``(case, label, feature)`` from training cases. A label that is absent lies nowhere, and
     is far by its size and its number of parts only."""
-    there = np.ma.masked_invalid(train)
+    judged = np.isfinite(train).all(axis=2).sum(axis=0) >= FEWEST
+    there = np.ma.masked_invalid(train[:, judged])
     mean, scale = there.mean(axis=0).filled(0), there.std(axis=0).filled(0) + grain / 4  # rounded to voxels
 
     def scaled(found: np.ndarray) -> np.ndarray:
-        return np.nan_to_num((found - mean) / scale)
+        return np.nan_to_num((found[:, judged] - mean) / scale)
 
     z = scaled(train)
     inverse = np.linalg.inv(np.einsum("nlf,nlg->lfg", z, z) / len(z) + SHRUNK * np.eye(len(grain)))
-    return lambda found: np.sqrt(np.einsum("nlf,lfg,nlg->nl", scaled(found), inverse, scaled(found))).max(axis=1)
+    return lambda found: np.sqrt(np.einsum("nlf,lfg,nlg->nl", scaled(found), inverse, scaled(found))).max(axis=1, initial=0)

@@ -37,8 +37,8 @@ def test_images_without_masks_have_no_volumes():
             metric(sample, sample, sample)
 
 
-def organs(seed: str, cases: int, wrong: float = 0.0) -> Sample:
-    """Two kidneys of the right place and size, and in a third of the cases a lesion. Wrong: a kidney is missing, doubled, twice as wide, or
+def organs(seed: str, cases: int, wrong: float = 0.0, lesions: float = 1 / 3) -> Sample:
+    """Two kidneys of the right place and size, and in a share of the cases a lesion. Wrong: a kidney is missing, doubled, twice as wide, or
     on the other's side."""
     generator = generator_for(0, "organs", seed)
     grid = np.stack(np.meshgrid(np.arange(64), np.arange(64), indexing="ij"))
@@ -58,7 +58,7 @@ def organs(seed: str, cases: int, wrong: float = 0.0) -> Sample:
             mask[blob(generator.normal((10, 32), 2.0), sizes[0] * 0.7)] = 1
         if fault == 3:
             mask[:] = np.choose(mask, [0, 2, 1])
-        if generator.random() < 1 / 3:
+        if generator.random() < lesions:
             mask[blob(generator.uniform(15, 50, 2), generator.uniform(1.5, 3, 2))] = 3
     return Sample(
         images=np.zeros((cases, 1, 2, 2)), features={}, subjects=[f"{seed}{i}" for i in range(cases)], spacing=(1, 1), masks=masks
@@ -71,6 +71,26 @@ def test_wrong_anatomy_is_flagged_and_real_anatomy_is_not(cases):
     found = [Implausible()(organs(f"t{k}", cases), organs(f"h{k}", 400), organs(f"s{k}", 200, 0.25)).details(*rows) for k in range(3)]
     assert np.mean([each["synthetic"] for each in found]) >= 0.12
     assert np.mean([each["real"] for each in found]) <= 0.03
+
+
+def test_a_structure_that_few_cases_have_does_not_hide_wrong_anatomy():
+    """A lesion in one case of 40: these cases lay so far from all others that nothing else was flagged."""
+    rows = np.arange(200), np.arange(200, 300)
+    found = [
+        Implausible()(*(organs(name + str(k), *how, lesions=1 / 40) for name, *how in (("t", 60), ("h", 200), ("s", 100, 0.25)))).details(
+            *rows
+        )
+        for k in range(4)
+    ]
+    assert min(each["synthetic"] for each in found) >= 0.12
+    assert np.mean([each["real"] for each in found]) <= 0.03
+
+
+def test_training_masks_without_a_frequent_structure_flag_nothing():
+    masks = np.zeros((60, 8, 8), np.uint8)
+    masks[:3, 2:4, 2:4] = 1
+    few = Sample(images=np.zeros((60, 1, 2, 2)), features={}, subjects=[str(i) for i in range(60)], spacing=(1, 1), masks=masks)
+    assert Implausible()(few, few).value(np.arange(0), np.arange(60)) == 0
 
 
 def test_structures_count_parts_and_find_centres_and_widths():
