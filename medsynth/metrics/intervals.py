@@ -88,7 +88,8 @@ def interval(
     seed: int,
 ) -> tuple[float, float]:
     """The 95 % interval ``value +- 1.96 sd sqrt(m / (N - m))`` over random halves of the subjects, m of N, on both sides; cut at
-    ``bounds``."""
+    ``bounds``. Where every half says the same, as of a share of none, it reaches 3 / N of a share (the rule of three: Hanley and
+    Lippman-Hand 1983)."""
     generator = generator_for(seed, "halves")
     sides = [by_subject(subjects, rows) for rows in (real, synthetic)]
     halves = [len(side) // 2 for side in sides]
@@ -96,6 +97,8 @@ def interval(
     # the two sides' factors are one, or a little less where a number is odd: the larger is the careful one
     factor = max(math.sqrt(m / (len(side) - m)) for side, m in zip(sides, halves, strict=True))
     centre, reach = comparison.value(real, synthetic), 1.96 * float(np.std(values, ddof=1)) * factor
+    if bounds == (0.0, 1.0) and centre in bounds:
+        reach = max(reach, 3 / min(map(len, sides)))
     return max(centre - reach, min(bounds[0], centre)), min(centre + reach, max(bounds[1], centre))
 
 
