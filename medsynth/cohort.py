@@ -39,7 +39,7 @@ class Case:
     condition: Mapping[str, Value] = field(default_factory=dict)
     row: int | None = None
     mask: str | None = None  # like ``path``, same row
-    mask_sha256: str | None = None  # of a synthetic case's mask, the file that ``mask`` names
+    mask_sha256: str | None = None  # of the mask's stored bytes
     seed: int | None = None  # of a synthetic case
 
 

@@ -9,7 +9,6 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from medsynth.cohort import Case, Cohort, Header
 from medsynth.conditions import ConditionSchema
 from medsynth.config import DataSettings
 from medsynth.data import transforms
-from medsynth.data.cache import Shard
 from medsynth.data.source import Item, Rejected, Scan, Source
 from medsynth.data.sources.arrays import SUFFIXES, Arrays
 from medsynth.data.sources.dicom_tree import DicomTree
@@ -32,7 +30,7 @@ from medsynth.errors import MedsynthError, SettingsError, UnreadableImage
 from medsynth.io.dicom import Journal
 from medsynth.io.nifti import is_nifti
 from medsynth.rng import seed_for
-from medsynth.stages.prepare import along_case, each, grid_size, images_of, refused
+from medsynth.stages.prepare import Volumes, along_case, each, grid_size, images_of, refused
 from medsynth.volume import Volume
 
 MEASURED = 64  # images of a cohort whose grids are looked at before the common one is chosen
@@ -173,32 +171,22 @@ def read_cohorts(
     for name, found in items.items():
         read = partial(_read, sources[name], data, spacing, place == "box")
         cases, integers, lost = [], [], Counter(r.code for r in scans[name].rejected)
-        masked = masks and any(item.mask for item in found)
-        with ExitStack() as stack:
-            shards: dict[str, Shard] = {}
-
-            def shard(file: str, shape: tuple[int, ...], dtype: str, stack=stack, shards=shards) -> Shard:
-                if file not in shards:
-                    shards[file] = stack.enter_context(Shard(folder / "volumes" / f"{file}.npy", shape, dtype))
-                return shards[file]
-
+        with Volumes(folder / "volumes", masks and any(item.mask for item in found)) as volumes:
             for number, (item, images) in enumerate(tqdm(each(read, found, data.workers), total=len(found), desc=name, unit="image")):
                 if isinstance(images, Rejected):
                     lost[images.code] += 1
                     continue
                 for image in images:
-                    row, sha256 = shard(name, image.pixels.shape, "float16").append(image.pixels)
-                    if masked:  # a case without a mask gets an empty row, which its entry does not name
-                        empty = np.zeros(image.pixels.shape)
-                        shard(f"{name}.mask", empty.shape, "uint8").append(empty if image.mask is None else image.mask)
+                    row, sha256, mask_sha256 = volumes.append(name, image.pixels, image.mask)
                     case = Case(
                         id=f"{name}-{number:06d}" + ("" if image.slice is None else f"-{image.slice:03d}"),
                         subject=numbers[name][number],
                         split=name,
                         path=f"volumes/{name}.npy",
                         row=row,
-                        mask=f"volumes/{name}.mask.npy" if masked and image.mask is not None else None,
+                        mask=f"volumes/{name}.mask.npy" if mask_sha256 else None,
                         sha256=sha256,
+                        mask_sha256=mask_sha256,
                         shape=image.pixels.shape,
                         spacing=along_case(spacing, data)[: data.dims],
                         modality=item.modality,

@@ -80,14 +80,14 @@ def work(run: Run, folder: Path) -> None:
     cases: list[Case] = []
     integers: list[bool] = []
     blank: set[str] = set()
-    with _Volumes(folder / "volumes", masked) as volumes:
+    with Volumes(folder / "volumes", masked) as volumes:
         for item, images in tqdm(each(read, items, data.workers), total=len(items), desc="prepare", unit="image"):
             if isinstance(images, Rejected):
                 rejected.append(images)
                 continue
             name = split[item.subject]
             for image in images:
-                row, sha256 = volumes.append(name, image.pixels, image.mask)
+                row, sha256, mask_sha256 = volumes.append(name, image.pixels, image.mask)
                 if image.pixels.min() == image.pixels.max():
                     blank.add(sha256)
                 integers.append(image.integer)
@@ -98,8 +98,9 @@ def work(run: Run, folder: Path) -> None:
                         split=name,
                         path=f"volumes/{name}.npy",
                         row=row,
-                        mask=f"volumes/{name}.mask.npy" if image.mask is not None else None,
+                        mask=f"volumes/{name}.mask.npy" if mask_sha256 else None,
                         sha256=sha256,
+                        mask_sha256=mask_sha256,
                         shape=image.pixels.shape,
                         spacing=along_case(spacing, data)[: data.dims],
                         modality=item.modality,
@@ -132,25 +133,27 @@ def work(run: Run, folder: Path) -> None:
     log.info("prepare: %d cases of %d %ss; rejected: %s", len(cohort), len(set(cohort.subjects)), source.unit, _reasons(rejected) or "none")
 
 
-class _Volumes:
+class Volumes:
     """The cache while it is written: an array of images a split, and one of masks if there are any."""
 
     def __init__(self, folder: Path, masked: bool) -> None:
         self.folder, self.masked = folder, masked
         self._open, self._shards = ExitStack(), dict[str, Shard]()
 
-    def __enter__(self) -> "_Volumes":
+    def __enter__(self) -> "Volumes":
         self._open.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._open.__exit__(*error)
 
-    def append(self, split: str, pixels: np.ndarray, mask: np.ndarray | None) -> tuple[int, str]:
-        """Add a case; returns its row and the SHA-256 of its image."""
+    def append(self, split: str, pixels: np.ndarray, mask: np.ndarray | None) -> tuple[int, str, str | None]:
+        """Add a case; returns its row and the SHA-256 of its image and of its mask."""
+        digest = None
         if self.masked:  # rows of both arrays stay in step: a case without a mask gets an empty row, which its entry does not name
-            self._shard(f"{split}.mask", pixels.shape, "uint8").append(np.zeros(pixels.shape) if mask is None else mask)
-        return self._shard(split, pixels.shape, CACHE).append(pixels)
+            _, digest = self._shard(f"{split}.mask", pixels.shape, "uint8").append(np.zeros(pixels.shape) if mask is None else mask)
+        row, sha256 = self._shard(split, pixels.shape, CACHE).append(pixels)
+        return row, sha256, None if mask is None else digest
 
     def _shard(self, name: str, shape: tuple[int, ...], dtype: str) -> Shard:
         if name not in self._shards:
@@ -191,11 +194,11 @@ def _as_one(cases: Sequence[Case], merged: Mapping[str, str], folder: Path, mask
     (folder / "volumes").mkdir()
     rows = {path.name: np.load(path, mmap_mode="r", allow_pickle=False) for path in before.iterdir()}
     placed = []
-    with _Volumes(folder / "volumes", masked) as volumes:
+    with Volumes(folder / "volumes", masked) as volumes:
         for case in cases:
             name = split[case.subject]
             mask = rows[Path(case.mask).name][case.row] if case.mask else None
-            row, _ = volumes.append(name, rows[Path(case.path).name][case.row], mask)
+            row, *_ = volumes.append(name, rows[Path(case.path).name][case.row], mask)
             path = f"volumes/{name}.npy"
             placed.append(replace(case, split=name, path=path, row=row, mask=f"volumes/{name}.mask.npy" if case.mask else None))
     shutil.rmtree(before)

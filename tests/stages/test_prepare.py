@@ -1,6 +1,7 @@
 """People who share an equal image become one subject in one split; the cache and the manifest stay in step."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,25 @@ def test_blank_slices_make_nobody_the_same_person_and_one_common_slice_does(tmp_
     assert json.loads((cohort.folder / "summary.json").read_text())["moved_cases"] > 0
     if masked:
         assert all(np.array_equal(cohort.mask(case) > 0, cohort.stored(case) > 50.5) for case in cohort)
+
+
+def test_other_masks_of_the_same_images_are_another_cohort(tmp_path: Path):
+    """All that follows knows its input by the manifest: training, audit and kept scores must not take one for the other."""
+    found = []
+    for threshold in (50, 60):
+        rng = np.random.default_rng(1)
+        for number in range(12):
+            volume = rng.integers(1, 100, (8, 8, 1))
+            for folder, array in (("images", volume), ("labels", volume > threshold)):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                write(tmp_path / folder / f"sub-{number:02d}.nii.gz", array, np.eye(4), integer=True)
+        shutil.rmtree(tmp_path / "run/prepare", ignore_errors=True)
+        source = Folder(str(tmp_path), licence="none", terms="test")
+        cohort = prepared(source, tmp_path / "run", size=[8, 8], window=[0.0, 100.0])
+        assert all(case.mask_sha256 == sha256_of(cohort.mask(case).tobytes()) for case in cohort)
+        found.append(([case.sha256 for case in cohort], cohort.digest))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
 
 
 def test_who_is_joined_over_others_is_one_person_by_the_first_of_them():
