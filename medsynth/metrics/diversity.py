@@ -7,7 +7,6 @@ score, Friedman and Dieng 2023). Both depend on the data and on the number of ca
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from typing import ClassVar
 
@@ -17,7 +16,7 @@ from scipy.ndimage import correlate1d
 
 from medsynth.metrics.embedding import squared_distances, whitened
 from medsynth.metrics.kernel import gaussian
-from medsynth.metrics.score import Best, Comparison, NotApplicable, Rows, Sample, one_each, other_subjects, pooled_subjects
+from medsynth.metrics.score import Best, Comparison, NotApplicable, Rows, Sample, once_a_sample, one_each, other_subjects, pooled_subjects
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first (Wang et al. 2003)
 PAIRS_AT_ONCE = 64
@@ -130,7 +129,7 @@ class SimilarityGap:
         return Comparison(lambda real, synthetic: inside(synthetic) - inside(real), details)
 
 
-@lru_cache(maxsize=4)  # real cases are compared with many cohorts
+@once_a_sample  # real cases are compared with many cohorts
 def _similarities(sample: Sample, pairs: int, data_range: float, window: int, scales: int) -> np.ndarray:
     """Of the pairs of `ring`; what each image needs by itself is done once for neighbouring pairs."""
     chosen, found = ring(sample.subjects, pairs), []

@@ -5,12 +5,11 @@ synthetic cases never take part in the scaling: a defect must not be able to hid
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from medsynth.metrics.score import NotApplicable, Sample
+from medsynth.metrics.score import NotApplicable, Sample, once_a_sample
 
 LIMIT = 10.0  # training standard deviations: beyond it a case is simply far away, and one case cannot carry a whole distance
 
@@ -61,7 +60,7 @@ def leading(train: Sample, samples: Sequence[Sample], features: str) -> np.ndarr
     return whitened(train, samples, features)[1][:, : dimensions(min(sample.n_subjects for sample in samples))]
 
 
-@lru_cache(maxsize=8)  # many metrics look along the same axes
+@once_a_sample  # many metrics look along the same axes
 def _axes(train: Sample, features: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     fixed, _, _ = standardised(train, [train], features)
     mean = fixed.mean(axis=0)

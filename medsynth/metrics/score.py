@@ -9,7 +9,9 @@ anchors, half-subsamples and permutations are written once, in `intervals`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar, Literal, Protocol
+from functools import wraps
+from typing import Any, ClassVar, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -53,6 +55,20 @@ class Sample:
             masks=None if self.masks is None else self.masks[rows],
             names=self.names,
         )
+
+
+def once_a_sample(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember ``function(sample, *settings)`` for as long as the sample lives: an ordinary cache would hold its images too."""
+    kept: WeakKeyDictionary[Sample, dict[tuple, Any]] = WeakKeyDictionary()
+
+    @wraps(function)
+    def remembered(sample: Sample, *settings: Any) -> Any:
+        found = kept.setdefault(sample, {})
+        if settings not in found:
+            found[settings] = function(sample, *settings)
+        return found[settings]
+
+    return remembered
 
 
 def pooled_subjects(samples: Sequence[Sample]) -> list[str]:

@@ -1,10 +1,13 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
 from medsynth.metrics.frechet import FrechetDistance, frechet
 from medsynth.metrics.intervals import interval, permutation_p, score, spread
 from medsynth.metrics.kernel import KernelDistance, discrepancy, polynomial
-from medsynth.metrics.score import Comparison
+from medsynth.metrics.score import Comparison, once_a_sample
 
 KID = KernelDistance(features="features")
 
@@ -78,6 +81,23 @@ def test_fewer_than_fifty_subjects_are_refused_with_both_numbers_however_many_sl
     assert (row.status, row.value, row.n_real, row.subjects_real) == ("absent", None, 400, 40)
     assert "needs 50 subjects" in row.reason
     assert "40 held out" in row.reason
+
+
+def test_what_is_remembered_of_a_sample_goes_with_it(cohort_of):
+    asked = []
+
+    @once_a_sample
+    def twice(sample, factor):
+        asked.append(factor)
+        return len(sample) * factor
+
+    sample, other = cohort_of(np.zeros((3, 2))), cohort_of(np.zeros((4, 2)))
+    assert [twice(sample, 2), twice(sample, 2), twice(sample, 3), twice(other, 2)] == [6, 6, 9, 8]
+    assert asked == [2, 3, 2]
+    gone = weakref.ref(sample)
+    del sample
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_missing_extractor_is_a_reason_and_not_another_extractor(cohort_of):
