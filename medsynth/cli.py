@@ -81,49 +81,64 @@ def _help() -> str:
         "examples:",
         "  medsynth run experiment=phantom_2d run.name=demo",
         "  medsynth run source=dicom_tree source.root=/data/export run.name=ct data.dims=3 'data.size=[64,64,32]'",
-        "  medsynth sample run.name=ct sampling.cases=500",
+        "  medsynth evaluate real=/data/real 'synthetic=[/data/gan,/data/diffusion]'  # folders from anywhere: a leaderboard",
+        "  medsynth audit synthetic=/data/gan train=/data/train holdout=/data/holdout  # anybody's cohort, attacked",
         "",
         "medsynth VERB --help shows a verb's settings; medsynth VERB --cfg job prints all of them as they are composed.",
     ]
     return "\n".join(lines)
 
 
-def _verb_help(verb: str) -> str:
+def _verb_help(verb: str, overrides: Sequence[str]) -> str:
+    """What the verb takes, with the values that ``overrides`` give; of objects that they choose (source=folder), their own settings too."""
     names = SETTINGS["run"] if verb == "run" else SETTINGS[verb] + SETTINGS["run"]
     lines = [
         f"medsynth {verb}: {VERBS[verb]}",
         "",
         f"usage: medsynth {verb} [setting=value ...]",
         "",
-        "settings that matter here (with their defaults):",
+        f"settings that matter here (with their {'values' if overrides else 'defaults'}):",
     ]
+    from textwrap import fill
+
     from omegaconf import OmegaConf
 
-    from medsynth.config import composed, explained
+    from medsynth.config import composed, explained, explained_object
 
-    defaults, conf, values = composed([]), _conf(), explained()
+    cfg, values = composed(overrides), explained()
+    chosen = dict(override.split("=", 1) for override in overrides if "=" in override)
+    objects = {name: sorted((_conf() / name).glob("*.yaml")) for name in names if (_conf() / name).is_dir()}
+    shown: dict[str, str] = {}
     for name in names:
-        if (conf / name).is_dir():
-            lines.append(f"  {name}={{{','.join(sorted(path.stem for path in (conf / name).glob('*.yaml')))}}}")
-            continue
-        for value in [value for value in values if f"{value}.".startswith(f"{name}.")] or [name]:
-            lines.append(f"  {f'{value}={_shown(OmegaConf.select(defaults, value))}':<36}  {values.get(value, '')}".rstrip())
+        if name in objects:
+            known = ", ".join(path.stem for path in objects[name])
+            lines.append(fill(f"{name}={{{known}}}", 120, initial_indent="  ", subsequent_indent="    "))
+            told = [explained_object(path) for path in objects[name] if path.stem == chosen.get(name)]
+            shown |= told[0] if told else {}
+        else:
+            shown |= {value: text for value, text in values.items() if f"{value}.".startswith(f"{name}.")} or {name: shown.get(name, "")}
+    for value, text in shown.items():
+        setting = f"{value}={_shown(OmegaConf.select(cfg, value, default=''))}"
+        lines.append(f"  {setting:<36}  {text}".rstrip())
+    if objects and not overrides:
+        group = next(iter(objects))
+        lines += ["", f"The settings of one {group}: medsynth {verb} {group}=NAME --help."]
     if verb in ANYBODYS:
         from medsynth.tools import describe
 
         asked = {"audit": "synthetic=PATH train=PATH holdout=PATH", "evaluate": "real=PATH synthetic=[A,B,...]"}[verb]
         also = {"audit": "audit.level, check", "evaluate": "evaluate.*, metric"}[verb]
         lines += ["", f"cohorts from anywhere, with no run of ours (medsynth {verb} {asked} [setting=value ...]):"]
-        lines += [*describe(verb)[2:], f"  {also}, data.*, run.seed  as above; the grid follows from the images"]
+        lines += [*describe(verb, placed=False)[2:], f"  {also}, data.*, run.seed  as above; the grid follows from the images"]
     if verb == "run":
         lines += ["", "and those of each stage: medsynth prepare --help, medsynth train --help, ..."]
     lines += ["", f"All settings: medsynth {verb} --cfg job. A sweep: medsynth {verb} --multirun run.name=a,b"]
     return "\n".join(lines)
 
 
-def _shown(default: object) -> str:
+def _shown(value: object) -> str:
     """As it is written on a command line."""
-    return str(default).replace("'", "").replace(" ", "") if default is not None else "null"
+    return str(value).replace("'", "").replace(", ", ",") if value is not None else "null"
 
 
 def _conf() -> Path:
@@ -161,8 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tool = importlib.import_module(f"medsynth.tools.{verb}")
         return _guarded(verb, lambda: tool.perform(overrides))
     if any(flag in overrides for flag in ("-h", "--help")):
-        print(_verb_help(verb))
-        return 0
+        return _guarded(verb, lambda: print(_verb_help(verb, [override for override in overrides if not override.startswith("-")])))
     if any(flag.startswith("-") for flag in overrides):  # Hydra's own flags: --multirun, --cfg, --info, --shell-completion
         sys.argv = [f"medsynth {verb}", *overrides]
         importlib.import_module(f"medsynth.pipelines.{verb}").main()

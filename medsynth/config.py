@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from difflib import get_close_matches
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -195,6 +195,14 @@ def explained(block: str = "", kind: type = Settings) -> dict[str, str]:
         path = f"{block}.{name}".lstrip(".")
         found |= explained(path, type_) if is_dataclass(type_) else {path: said.get(name, "")}
     return found
+
+
+def explained_object(path: Path) -> dict[str, str]:
+    """The same of the values of one object, from the comments of its file ``conf/group/name.yaml``."""
+    text = path.read_text(encoding="utf-8")
+    package = re.search(r"^# @package (\S+)", text, re.MULTILINE)
+    said = re.findall(r"^([a-z]\w*):[^#\n]*(?:# (.+))?$", text, re.MULTILINE)
+    return {f"{package.group(1) if package else path.parent.name}.{name}": about for name, about in said}
 
 
 OBJECTS = ("source", "network", "process", "schedule", "sampler", "guidance", "optimizer", "privacy", "trainer", "check", "metric")

@@ -37,10 +37,22 @@ def test_a_verbs_help_tells_what_each_of_its_values_means():
     for expected in (
         r"fit\.clip=1\.0 +gradient norm",
         r"fit\.device_batch=null +largest batch",
-        r"network=\{unet_base,unet_small,unet_tiny\}",
+        r"network=\{unet_base, unet_small, unet_tiny\}",
     ):
         assert re.search(expected, out.stdout), expected
     assert [name for name, text in explained().items() if not text and name not in OBJECTS] == []
+
+
+def test_help_of_a_chosen_object_tells_its_own_settings():
+    out = run("-m", "medsynth.cli", "prepare", "source=folder", "source.root=/data/mr", "--help")
+    assert out.returncode == 0, out.stderr
+    for expected in (r"root=/data/mr +the folder that", r"licence=not stated +under", r"subject_pattern=sub-\S+ +searched"):
+        assert len(re.findall(rf"source\.{expected}", out.stdout)) == 1, expected
+    out = run("-m", "medsynth.cli", "evaluate", "metric=kid", "--help")
+    assert "metric.kid.features=random_convolution" in out.stdout
+    assert re.search(r"^  real= +real images", out.stdout, re.MULTILINE)
+    out = run("-m", "medsynth.cli", "prepare", "source=foldr", "--help")
+    assert (out.returncode, "Did you mean folder?" in out.stderr, "Traceback" in out.stderr) == (2, True, False)
 
 
 def test_a_misspelt_verb_gets_the_nearest_one():

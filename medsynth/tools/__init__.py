@@ -20,6 +20,8 @@ from medsynth.errors import SettingsError
 
 def perform(verb: str, arguments: Sequence[str]) -> None:
     """Read the arguments and do the work. Raises SettingsError for mistakes on the command line, all at once."""
+    if not arguments:
+        raise SettingsError(f"{describe(verb)[0]}; see medsynth {verb} --help.")
     module = _module(verb)
     module.run(parse(module.Settings, arguments))
 
@@ -58,11 +60,12 @@ def _value(kind: Any, text: str) -> Any:
     return yaml.load(text, yaml.BaseLoader if get_args(kind) else yaml.SafeLoader)
 
 
-def describe(verb: str) -> list[str]:
-    """The lines of ``medsynth VERB --help`` about its settings."""
-    first, *rest = fields(_module(verb).Settings)
-    lines = [f"usage: medsynth {verb} {first.name.upper()} [setting=value ...]", "", f"  {first.name.upper():<28} {first.metadata['help']}"]
-    for field in rest:
+def describe(verb: str, *, placed: bool = True) -> list[str]:
+    """The lines of ``medsynth VERB --help`` about its settings, the first of which is known by its place or, like the others, by name."""
+    every = fields(_module(verb).Settings)
+    first = every[0].name.upper()
+    lines = [f"usage: medsynth {verb} {first} [setting=value ...]", "", *([f"  {first:<28} {every[0].metadata['help']}"] if placed else [])]
+    for field in every[placed:]:
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         shown = f"{field.name}={'' if default is MISSING or default == '???' else default}"
         lines.append(f"  {shown:<28} {field.metadata['help']}")

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader
 
 from medsynth.errors import MedsynthError, SettingsError
 from medsynth.io.dicom import HARMLESS, REPAIRS
-from medsynth.io.dicom.inspection import Inspection, Row, in_one_line, inspect
+from medsynth.io.dicom.inspection import VERDICTS, Inspection, Row, in_one_line, inspect
 
 WIDTHS = {"verdict": 10, "modality": 10, "files": 7, "shape": 14, "spacing": 18, "series": 60}  # characters
 
@@ -43,7 +43,7 @@ def run(settings: Settings) -> None:
         _write(settings.json, "[\n" + ",\n".join(json.dumps(_record(row)) for row in found.rows) + "\n]\n")
     if settings.html:
         _write(settings.html, page(found, root.resolve()))
-        print(f"page with thumbnails: {settings.html}")
+        print(f"page with thumbnails: {settings.html} (names real people: keep it as you keep the archive)")
 
 
 def table(found: Inspection, root: Path) -> list[str]:
@@ -58,8 +58,8 @@ def table(found: Inspection, root: Path) -> list[str]:
     for rows in alone.values():
         lines += _lines(rows[0], [file for row in rows for file in row.files or row.at], root)
     verdicts = Counter(row.verdict for row in found.rows)
-    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("accepted", "repaired", "rejected"))
-    return [*lines, "", f"{found.files} files: {counts}; {found.other} files are no DICOM images and no damaged ones"]
+    counts = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
+    return [*lines, "", f"{found.files} files: {counts}; {found.other} other files are no DICOM images"]
 
 
 def _lines(row: Row, files: Sequence[str], root: Path) -> list[str]:

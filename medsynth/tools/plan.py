@@ -1,6 +1,7 @@
 """plan: which level of proof can so many subjects reach. To be asked before anybody trains."""
 
 import math
+import textwrap
 from dataclasses import MISSING, dataclass, field
 
 from medsynth.audit.level import LEVELS, Level, shortage
@@ -28,7 +29,7 @@ def run(settings: Settings) -> None:
         print(f"  needs   {level.holdout} held-out subjects and {level.synthetic} synthetic cases")
         if short:
             print(f"  way out {_way_out(level, settings)}")
-        print(f"  claims  {level.claim}")
+        print(textwrap.fill(f"claims  {level.claim}", 100, initial_indent="  ", subsequent_indent=" " * 10))
 
 
 def _way_out(level: Level, settings: Settings) -> str:

@@ -172,6 +172,8 @@ def test_free_text_of_headers_is_handed_over_as_identifiers(tmp_path):
 
 
 def test_missing_folders_and_tables_are_named_and_an_empty_folder_holds_nothing(tmp_path):
+    with pytest.raises(SettingsError, match="nowhere is not a folder"):
+        source(tmp_path / "nowhere").scan(workers=1)
     with pytest.raises(SettingsError, match=r"source\.images"):
         source(tmp_path).scan(workers=1)
     (tmp_path / "images").mkdir()

@@ -47,7 +47,7 @@ def test_one_row_a_series_with_verdict_reason_grid_and_volume(archive, tmp_path,
         np.testing.assert_allclose(affine, row["affine"], atol=1e-4)
         assert ramp_error(Volume(array, affine)) <= 0.51  # also where black is white: stored units are as stored
     said = capsys.readouterr().out
-    assert "26 files: 1 accepted, 1 repaired, 2 rejected; 1 files are no DICOM images" in said
+    assert "26 files: 1 accepted, 1 repaired, 2 rejected; 1 other files are no DICOM images" in said
     assert "Ada^L" in said
 
 
@@ -61,6 +61,13 @@ def test_the_page_shows_a_thumbnail_of_each_accepted_series_and_is_for_its_owner
     assert "missing-slice" in page
     assert "http" not in page
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_rows_are_in_the_order_in_which_people_look_for_them(tmp_path):
+    for series, name, what in (("1.2.3", "Beda", "T1"), ("1.2.4", "Ada", "T2"), ("1.2.5", "Ada", "T1")):
+        save(slices(series=series, PatientID=name, PatientName=name, SeriesDescription=what), tmp_path / "archive" / series)
+    perform("inspect", [str(tmp_path / "archive"), "html=", f"json={tmp_path}/rows.json"])
+    assert [(row["patient"], row["description"]) for row in rows(tmp_path / "rows.json")] == [("Ada", "T1"), ("Ada", "T2"), ("Beda", "T1")]
 
 
 def test_processes_find_what_one_process_finds(archive, tmp_path):

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from medsynth.errors import SettingsError
-from medsynth.tools import parse
+from medsynth.tools import parse, perform
 
 
 @dataclass
@@ -34,3 +34,9 @@ def test_all_mistakes_are_named_at_once_with_the_nearest_name():
     assert "limit=many" in str(error.value)
     with pytest.raises(SettingsError, match="path: a value is missing"):
         parse(Settings, [])
+
+
+@pytest.mark.parametrize(("verb", "first"), [("inspect", "PATH"), ("plan", "SUBJECTS"), ("reader-study", "PATH")])
+def test_a_tool_without_arguments_tells_how_it_is_called(verb, first):
+    with pytest.raises(SettingsError, match=f"medsynth {verb} {first} "):
+        perform(verb, [])

@@ -153,6 +153,8 @@ class Folder:
         """Images and masks by their name below their folder, in a fixed order, and the number of files that are neither."""
         root = Path(self.root)
         images, masks = root / self.images, root / self.masks
+        if not root.is_dir():
+            raise SettingsError(f"source.root={self.root} is not a folder.")
         if not images.is_dir():
             raise SettingsError(
                 f"source.root={self.root}: there is no folder {self.images!r} in it. Set source.images (. is the root itself)."

@@ -146,7 +146,8 @@ class Phantom:
             found = json.loads((root / MARKER).read_text())
         except (OSError, ValueError):
             raise MedsynthError(
-                f"source.root={self.root} holds something that is no phantom hospital. Choose another source.root."
+                f"source.root={self.root} holds something that is no phantom hospital. Choose another source.root, "
+                "or read what is there: source=dicom_tree or source=folder."
             ) from None
         wanted = self._settings()
         if other := [name for name in wanted if found.get(name) != wanted[name]]:

@@ -21,6 +21,7 @@ from medsynth.io.dicom.series import read_stack
 from medsynth.io.dicom.verdicts import Stack, stacks
 from medsynth.volume import Geometry
 
+VERDICTS = ("accepted", "repaired", "rejected")
 THUMBNAIL = 160  # pixels of the longer side
 _SHOWN = ("PatientName", "SeriesDescription", "StudyDate")
 
@@ -31,7 +32,7 @@ class Row:
 
     series: str
     files: tuple[str, ...]
-    verdict: str  # accepted, repaired, rejected
+    verdict: str  # one of `VERDICTS`
     code: str = ""  # of `REASONS`, where it is rejected
     reason: str = ""  # why it is rejected, or what was repaired
     at: tuple[str, ...] = ()  # the files that the reason is about
@@ -72,6 +73,7 @@ def inspect(
         jobs = [replace(job, volume=str(Path(volumes).absolute() / f"series-{n:04d}.nii.gz")) for n, job in enumerate(jobs, 1)]
     rows = list(parallel(_Judge(thumbnails), jobs, workers, "reading series", worth=2 * workers))
     rows += [_refused(refusal, whose) for refusal in (*refusals, *found.refusals)]
+    rows.sort(key=lambda row: (VERDICTS.index(row.verdict), not row.patient, row.patient, row.date, row.description))
     return Inspection(rows=tuple(rows), files=found.files, other=found.other)
 
 
@@ -137,7 +139,7 @@ def _about(part: Header | Segmentation) -> Row:
         files=(),
         verdict="",
         modality=getattr(part, "modality", ""),
-        patient=" ".join(filter(None, (part.patient, part.text["PatientName"]))),
+        patient=" ".join(filter(None, dict.fromkeys((part.patient, part.text["PatientName"])))),
         description=part.text["SeriesDescription"],
         date=part.text["StudyDate"],
     )
