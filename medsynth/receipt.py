@@ -140,7 +140,7 @@ def _conflict(folder: Path, stage: str, old: Receipt, new: Receipt, changed: lis
     state = "a finished" if finished else "an unfinished"
     return (
         f"{folder} holds {state} '{stage}' stage made from something else:\n" + "\n".join(lines) + "\n"
-        f"Pick another run.name, or delete the folder {folder} to redo it."
+        f"Give the same settings (or experiment=) again, pick another run.name, or delete the folder {folder} to redo it."
     )
 
 

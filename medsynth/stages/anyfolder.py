@@ -155,7 +155,9 @@ def read_cohorts(
     for name, scan in scans.items():
         if not scan.items:
             why = ", ".join(f"{count} {code}" for code, count in Counter(r.code for r in scan.rejected).items())
-            raise MedsynthError(f"{name}={paths[name]} holds no image that can be read{f': {why}' if why else ''}.")
+            raise MedsynthError(
+                f"{name}={paths[name]} holds no image that can be read{f': {why}' if why else ''}. Taken are NIfTI, DICOM, .npy and .npz."
+            )
     known = {name: source.unit == "subject" for name, source in sources.items()}
     if table:
         named = _subjects_in(table)

@@ -5,9 +5,11 @@ the first field, every further argument names its own. A field's ``metadata["hel
 """
 
 import importlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
@@ -16,6 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from medsynth.errors import SettingsError
+
+READING = ".reading-"  # begins the name of a folder in which a call keeps the images that it has read, as long as it runs
 
 
 def perform(verb: str, arguments: Sequence[str]) -> None:
@@ -58,6 +62,20 @@ def _value(kind: Any, text: str) -> Any:
     if kind is str:
         return text
     return yaml.load(text, yaml.BaseLoader if get_args(kind) else yaml.SafeLoader)
+
+
+def folder_for(out: Path, what: str, holds: Sequence[str]) -> Path:
+    """``out``, made for its owner alone, for ``what``: the file ``holds[0]``, written last, and others. What an interrupted call finished
+    there is kept, and the images that it had read are taken away. Raises SettingsError where something else lies there."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    left = {name for name in there if name.startswith(READING)}
+    if (out.exists() and not out.is_dir()) or (there - left - {*holds} and holds[0] not in there):
+        raise SettingsError(f"out={out} holds something else than {what}. Name another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    out.chmod(0o700)
+    for name in left:
+        shutil.rmtree(out / name)
+    return out.resolve()
 
 
 def describe(verb: str, *, placed: bool = True) -> list[str]:

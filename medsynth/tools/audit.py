@@ -25,7 +25,7 @@ from medsynth.stages import privacy
 from medsynth.stages.anyfolder import Reading, read_cohorts, refuse_overlap
 from medsynth.stages.audit import examine, verdict_of
 from medsynth.stages.report import pairs_of
-from medsynth.tools import parse
+from medsynth.tools import READING, folder_for, parse
 
 TAKEN = ("audit.", "check", "data.", "run.seed")  # of the settings of stages, these mean something here
 DECIDES = "memorization"  # required whatever can be done
@@ -49,9 +49,12 @@ class Settings:
 def perform(arguments: Sequence[str]) -> None:
     """Read the command line, audit, print the verdict. Raises Refused unless it is "pass"."""
     own = [argument for argument in arguments if argument.partition("=")[0] in {field.name for field in fields(Settings)}]
+    names = ", ".join(field.name for field in fields(Settings))
     others = [argument for argument in arguments if argument not in own]
     if strange := [argument for argument in others if not argument.startswith(TAKEN)]:
-        raise SettingsError(f"{strange[0]}: an audit of folders takes audit.level, check, data.* and run.seed. See medsynth audit --help.")
+        raise SettingsError(
+            f"{strange[0]}: an audit of folders takes {names}, audit.level, check, data.* and run.seed. See medsynth audit --help."
+        )
     settings = parse(Settings, own)
     given = [argument.partition("=")[0] for argument in others]
     follows = ["data.size=[1,1,1]"] if "data.dims=3" in others and "data.size" not in given else []  # from the images; a stage would ask
@@ -66,7 +69,7 @@ def run(settings: Settings, values: config.Settings, checks: Mapping[str, Check]
         raise SettingsError(f"check={sorted(checks)}: without {DECIDES} nothing can pass. Add it.")
     paths = {"train": settings.train, "holdout": settings.holdout, "synthetic": settings.synthetic}
     out = _folder(settings)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".reading-") as scratch:
+    with tempfile.TemporaryDirectory(dir=out, prefix=READING) as scratch:
         reading = read_cohorts(
             paths, values.data, Path(scratch), reference="train", given=given, place=settings.place, subjects=settings.subjects
         )
@@ -103,11 +106,7 @@ def _folder(settings: Settings) -> Path:
     root = Path(settings.synthetic).expanduser().resolve()
     name = root.parent.name if root.name == "cohort.jsonl" else root.name.partition(".")[0]
     out = Path(settings.out).expanduser() if settings.out else Path(f"audit-{name}")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "findings.json").is_file())):
-        raise SettingsError(f"out={out} holds something else than an audit. Name another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    out.chmod(0o700)
-    return out.resolve()
+    return folder_for(out, "an audit", ("findings.json", "looks.json", "pairs", "cases.tsv", "index.html"))
 
 
 def _leaving(path: str) -> Path:

@@ -20,7 +20,7 @@ from medsynth.metrics.score import Metric
 from medsynth.rng import seed_for
 from medsynth.stages.anyfolder import REAL, read_cohorts, refuse_overlap
 from medsynth.stages.leaderboard import FLOOR, MEANS, board, number, page, place, title_of
-from medsynth.tools import parse
+from medsynth.tools import READING, folder_for, parse
 
 TAKEN = ("evaluate.", "metric", "data.", "run.seed")  # of the settings of stages, these mean something here
 RESULT = "leaderboard.json"
@@ -45,10 +45,11 @@ class Settings:
 def perform(arguments: Sequence[str]) -> None:
     """Read the command line, evaluate, print the leaderboard."""
     own = [argument for argument in arguments if argument.partition("=")[0] in {field.name for field in fields(Settings)}]
+    names = ", ".join(field.name for field in fields(Settings))
     others = [argument for argument in arguments if argument not in own]
     if strange := [argument for argument in others if not argument.startswith(TAKEN)]:
         raise SettingsError(
-            f"{strange[0]}: a comparison of folders takes evaluate.*, metric, data.* and run.seed. See medsynth evaluate --help."
+            f"{strange[0]}: a comparison of folders takes {names}, evaluate.*, metric, data.* and run.seed. See medsynth evaluate --help."
         )
     own = [_listed(argument) if argument.startswith("synthetic=") else argument for argument in own]
     settings = parse(Settings, own)
@@ -65,9 +66,9 @@ def run(settings: Settings, values: config.Settings, metrics: Mapping[str, Metri
     if values.evaluate.likelihood:
         raise SettingsError("evaluate.likelihood: a likelihood needs the model; folders have none. Leave it out.")
     seed = seed_for(values.run.seed if values.evaluate.seed is None else values.evaluate.seed, "evaluate")
-    out = _folder(settings.out)
+    out = folder_for(Path(settings.out).expanduser(), "a leaderboard", (RESULT, "features", "index.html"))
     real = {"real": settings.real} | ({"train": settings.train} if settings.train else {})
-    with tempfile.TemporaryDirectory(dir=out, prefix=".reading-") as scratch:
+    with tempfile.TemporaryDirectory(dir=out, prefix=READING) as scratch:
         reading = read_cohorts(
             real | _named(settings.synthetic),
             values.data,
@@ -125,16 +126,6 @@ def _named(paths: Sequence[str]) -> dict[str, str]:
             name = f"{name}-{number}"
         named[name] = path
     return named
-
-
-def _folder(out: str) -> Path:
-    """``out``, made for its owner alone; refused where it holds something else than a leaderboard."""
-    folder = Path(out).expanduser()
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / RESULT).is_file())):
-        raise SettingsError(f"out={out} holds something else than a leaderboard. Name another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    return folder.resolve()
 
 
 def _lines(told: Mapping[str, Any]) -> list[str]:

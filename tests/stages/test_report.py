@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
+from jinja2 import Environment, PackageLoader
 
-from medsynth.audit import ledger
+from medsynth.audit import ledger, plants
 from medsynth.audit.level import LEVELS
 from medsynth.cohort import Case, Cohort, sha256_of
 from medsynth.errors import MedsynthError
@@ -664,3 +666,12 @@ def test_other_settings_are_told_if_they_were_measured_on_the_weights_of_this_ru
         assert ("quality against guidance : guidance=none" in page.text) == shown
         assert ("quality against training steps, sampling steps and guidance" in page.text) != shown
         assert (base64.b64encode(picture).decode() in pixels((root / "report/shareable.html").read_text())) == shown
+
+
+def test_every_metric_and_every_planted_kind_is_told_in_plain_words():
+    words = Environment(loader=PackageLoader("medsynth.stages", "")).get_template("words.html.j2").module
+    for path in (Path(report.__file__).parents[2] / "conf/metric").glob("*.yaml"):
+        features = (yaml.safe_load(path.read_text()) or {}).get("features", "")
+        if path.stem != "fast":
+            assert path.stem.removesuffix(f"_{features}") in words.METRIC
+    assert {*plants.kinds((8, 8, 8)), *plants.kinds((8, 8)), "redrawn"} <= set(words.PLANTED)

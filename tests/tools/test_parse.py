@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from medsynth.errors import SettingsError
-from medsynth.tools import parse, perform
+from medsynth.tools import folder_for, parse, perform
 
 
 @dataclass
@@ -40,3 +40,20 @@ def test_all_mistakes_are_named_at_once_with_the_nearest_name():
 def test_a_tool_without_arguments_tells_how_it_is_called(verb, first):
     with pytest.raises(SettingsError, match=f"medsynth {verb} {first} "):
         perform(verb, [])
+
+
+def test_an_interrupted_call_goes_on_in_its_folder_and_the_images_that_it_had_read_are_gone(tmp_path):
+    own = (tmp_path / "out", "a leaderboard", ("leaderboard.json", "features"))
+    (folder_for(*own) / "features").mkdir()
+    (tmp_path / "out/features/kept.npy").touch()
+    (tmp_path / "out/.reading-1/volumes").mkdir(parents=True)
+    assert [path.name for path in folder_for(*own).iterdir()] == ["features"]
+    assert (tmp_path / "out/features/kept.npy").exists()
+    assert (tmp_path / "out").stat().st_mode & 0o77 == 0
+    (tmp_path / "out/thesis.tex").touch()
+    with pytest.raises(SettingsError, match="something else than a leaderboard"):
+        folder_for(*own)
+    (tmp_path / "out/leaderboard.json").touch()
+    folder_for(*own)
+    with pytest.raises(SettingsError, match="something else"):
+        folder_for(tmp_path / "out/thesis.tex", *own[1:])
