@@ -69,6 +69,20 @@ def test_fewer_cases_than_dimensions_never_give_a_negative_or_undefined_distance
     assert frechet(x, y) == pytest.approx(slow, rel=1e-6)
 
 
+def test_500_cases_of_2048_dimensions_have_their_closed_form_distance():
+    """Cases that vary along other dimensions share no covariance: the distance is the shift and both traces. And nothing below zero or
+    undefined at any scale, for equal cohorts, copies of one case, and features that never vary."""
+    x, y = np.random.default_rng(0).standard_normal((2, 500, 2048))
+    left, right = x * (np.arange(2048) < 1024), y * (np.arange(2048) >= 1024) + 0.5
+    expected = ((left.mean(0) - right.mean(0)) ** 2).sum() + left.var(axis=0, ddof=1).sum() + right.var(axis=0, ddof=1).sum()
+    assert frechet(left, right) == pytest.approx(expected, rel=1e-10)
+    for one, other in ((1e-6 * x, 1e-6 * x[::-1]), (1e3 * x, np.tile(x[:1], (500, 1))), (0 * x, y)):
+        found = frechet(one, other)
+        assert isinstance(found, float)
+        assert 0 <= found < np.inf
+    assert frechet(x, x[::-1]) <= 1e-8
+
+
 def test_it_is_symmetric_rotates_scales_and_adds_the_shift():
     generator = np.random.default_rng(0)
     x, y = generator.standard_normal((80, 12)), generator.standard_normal((60, 12)) * 1.5 + 0.3

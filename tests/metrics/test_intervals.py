@@ -4,9 +4,10 @@ import weakref
 import numpy as np
 import pytest
 
+from medsynth.metrics.classifier import TwoSample
 from medsynth.metrics.frechet import FrechetDistance, frechet
 from medsynth.metrics.intervals import interval, permutation_p, score, spread
-from medsynth.metrics.kernel import KernelDistance, discrepancy, polynomial
+from medsynth.metrics.kernel import GaussianDistance, KernelDistance, discrepancy, polynomial
 from medsynth.metrics.score import Comparison, once_a_sample
 
 KID = KernelDistance(features="features")
@@ -182,4 +183,16 @@ def test_the_permutation_test_is_wrong_in_five_per_cent_of_the_nulls():
     wrong = sum(
         permutation_p(*kid_between(*np.random.default_rng(seed).standard_normal((2, 50, 8))), 99, seed=seed) <= 0.05 for seed in range(200)
     )
+    assert 0.02 <= wrong / 200 <= 0.09
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [KernelDistance, GaussianDistance, FrechetDistance, TwoSample])
+def test_a_score_of_equal_cohorts_has_a_small_p_in_five_per_cent_of_the_nulls(cohort_of, kind):
+    """All the way: axes of the training cases, one case a subject, permutations of subjects."""
+    train = cohort_of(np.random.default_rng(10_000).standard_normal((60, 12)))
+    wrong = 0
+    for seed in range(200):
+        real, made = (cohort_of(x) for x in np.random.default_rng(seed).standard_normal((2, 50, 12)))
+        wrong += score("it", kind(features="features"), train, real, made, seed=seed, subsamples=2, permutations=39).p <= 0.05
     assert 0.02 <= wrong / 200 <= 0.09

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
 
 from medsynth import features
 from medsynth.cohort import Cohort, sha256_of
@@ -14,6 +16,7 @@ from medsynth.diffusion.checkpoint import save_denoiser
 from medsynth.encoder import Learner
 from medsynth.errors import MedsynthError
 from medsynth.metrics import baselines
+from medsynth.metrics.classifier import TwoSample
 from medsynth.metrics.fidelity import ConditionFidelity
 from medsynth.metrics.frechet import FrechetDistance
 from medsynth.metrics.intensity import Intensity, Spectrum
@@ -200,6 +203,24 @@ def test_learned_spaces_are_tried_on_injected_defects_and_every_score_has_its_ba
     assert len(rows["frechet_encoder"]["details"]["seeds"]) == 3
     monkeypatch.setattr(Learner, "fit", lambda *_: pytest.fail("the encoders were there"))
     assert result_of(run) == result
+
+
+@pytest.mark.slow
+def test_the_number_of_threads_moves_no_digit_of_the_result_and_no_byte_of_an_encoder(tmp_path):
+    """Two threads sum a convolution's gradients and a matrix product in another order than one."""
+    metrics = {**METRICS, "frechet_encoder": FrechetDistance(features="encoder"), "c2st": TwoSample(features="texture")}
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            run, _ = run_of(tmp_path / str(threads), metrics=metrics, shape=(40, 40), sanity="small", encoder_steps=5)
+            torch.set_num_threads(threads)
+            with threadpool_limits(threads):
+                result_of(run)
+            names = ("metrics.json", "encoders/encoder-0.safetensors", "encoders/encoder-2.safetensors")
+            found.append([(run.folder("evaluate") / name).read_bytes() for name in names])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
 
 
 def test_figures_of_tissues_leave_out_what_few_people_have(tmp_path):
