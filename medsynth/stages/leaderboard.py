@@ -145,12 +145,24 @@ def page(told: Mapping[str, Any], train: Cohort, holdout: Cohort, cohorts: Mappi
         "told": told,
         "means": MEANS,
         "floor": FLOOR,
+        "absent": absent(told),
         "plots": {row["name"]: _uri(_forest(row, told["order"])) for row in told["metrics"] if row["floor"]["value"] is not None},
         "grids": {name: _uri(_grid(cohort, told["seed"])) for name, cohort in grids.items()},
     }
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"number": number, "place": place}
     return environment.get_template(TEMPLATE).render(context)
+
+
+def absent(told: Mapping[str, Any]) -> dict[str, str]:
+    """Each reason for which something was computed for no cohort, and what that was: ``label_volumes, implausible``."""
+    found: dict[str, list[str]] = {}
+    for row in told["metrics"]:
+        if row["floor"]["value"] is None:
+            found.setdefault(row["cohorts"][0]["reason"], []).append(title_of(row))
+    for each in told["not_computed"]:
+        found.setdefault(each["reason"], []).append(each["name"])
+    return {reason: ", ".join(names) for reason, names in found.items()}
 
 
 def _forest(row: Mapping[str, Any], order: Sequence[str]) -> bytes:

@@ -19,7 +19,7 @@ from medsynth.errors import SettingsError
 from medsynth.metrics.score import Metric
 from medsynth.rng import seed_for
 from medsynth.stages.anyfolder import REAL, read_cohorts, refuse_overlap
-from medsynth.stages.leaderboard import FLOOR, MEANS, board, number, page, place, title_of
+from medsynth.stages.leaderboard import FLOOR, MEANS, absent, board, number, page, place, title_of
 from medsynth.tools import READING, folder_for, parse
 
 TAKEN = ("evaluate.", "metric", "data.", "run.seed")  # of the settings of stages, these mean something here
@@ -141,14 +141,11 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
     lines += [f"{told['subjects_compared']} {people} of each cohort are compared, one image each."]
     if told["unit"] == "image":
         lines.append("Every interval is about images, not people: nothing tells whose they are (subjects=).")
-    for row in told["metrics"]:
+    for row in (row for row in told["metrics"] if row["floor"]["value"] is not None):
         cohorts = {each["cohort"]: each for each in row["cohorts"]}
-        if row["floor"]["value"] is None:
-            lines += ["", f"{title_of(row)}: not computed: {row['cohorts'][0]['reason']}"]
-            continue
         lines += ["", f"{title_of(row)}: {MEANS[row['best']]}", _line("", FLOOR, row["floor"], wide)]
         lines += [_line(place(cohorts[name]["rank"]), name, cohorts[name], wide) for name in told["order"]]
-    lines += ["", *(f"{each['name']}: not computed: {each['reason']}" for each in told["not_computed"])]
+    lines += ["", *(f"{names}: not computed: {reason}" for reason, names in absent(told).items())]
     return lines
 
 

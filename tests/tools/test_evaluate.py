@@ -165,6 +165,9 @@ def test_volumes_and_their_masks_are_compared(tmp_path, capsys) -> None:
     assert rows["made"]["rank"] == [1, 1]
     assert found(told, "kid")["made"]["reason"].startswith("needs 50 subjects")
     assert "kid (random_convolution): not computed: needs 50 subjects" in capsys.readouterr().out
+    page = (tmp_path / "out/index.html").read_text()
+    assert page.count("needs 50 subjects") == 1  # one reason stands once, not in the cells of every cohort
+    assert page.count("<b>label_volumes</b>") == 1
 
 
 def test_networks_from_elsewhere_are_ranked_by_too_and_a_missing_one_says_so(folders, tmp_path, capsys, monkeypatch) -> None:
