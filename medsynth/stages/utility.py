@@ -60,7 +60,7 @@ def utility(train: Cohort, holdout: Cohort, synthetic: Cohort, settings: Utility
             found.append(_task(kind, usable, label, settings, folder, seed_for(seed, kind)))
     if not found:
         raise MedsynthError(
-            f"utility: nothing can be trained: {'; '.join(row['reason'] for row in missing)}. "
+            f"Nothing can be trained: {'; '.join(row['reason'] for row in missing)}. "
             "A classifier needs data.conditions with a class, a segmenter data.joint_mask=true."
         )
     return rounded({"tasks": found, "not_computed": missing, "settings": asdict(settings), "seed": seed})

@@ -20,7 +20,7 @@ class Settings:
 def run(settings: Settings) -> None:
     """Print what each level needs, what a pass at it claims, and whether it can be reached."""
     if settings.subjects < 1 or not 0 < settings.holdout < 1 or settings.cases < 1:
-        raise SettingsError("plan: subjects and cases are counts from 1, holdout is a share between 0 and 1.")
+        raise SettingsError("SUBJECTS and cases are counts from 1, holdout is a share between 0 and 1.")
     held_out = int(settings.subjects * settings.holdout)
     print(f"{settings.subjects} subjects, {held_out} of them held out, {settings.cases} synthetic cases")
     for level in LEVELS.values():

@@ -93,7 +93,7 @@ def test_what_has_no_labels_cannot_be_trained_on(tmp_path):
         result_of(run)
     make_cohort(tmp_path / "run/prepare")
     run.settings.utility.attribute = ""
-    with pytest.raises(MedsynthError, match="nothing can be trained"):
+    with pytest.raises(MedsynthError, match="Nothing can be trained"):
         result_of(run)
 
 
