@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.table import RESULTS, Row, Table, processor, write
 from medsynth.cohort import Cohort
 from medsynth.data.sources.phantom_anatomy import Measured, measure
-from medsynth.stages import STAGES
+from medsynth.stages import VERBS
 
 ANATOMY = ("width", "depth", "contrast", "kidney", "lesion")
 
@@ -64,7 +64,7 @@ def _row(name: str, row: dict) -> Row:
 
 
 def _minutes(run: Path) -> float:
-    ends = [(run / stage / "receipt.json").stat().st_mtime for stage in STAGES if (run / stage / "receipt.json").is_file()]
+    ends = [(run / stage / "receipt.json").stat().st_mtime for stage in VERBS if (run / stage / "receipt.json").is_file()]
     return (max(ends) - min(ends)) / 60
 
 
