@@ -109,15 +109,7 @@ def work(run: Run, folder: Path) -> None:
         subjects = min(sample.n_subjects for name, sample in part.items() if name != "synthetic")
         groups += [replace(scored(name, part, of=group), group=group).as_json() | {"subjects_real": subjects} for name in on_features]
 
-    (folder / "figures").mkdir(exist_ok=True)
-    if all(len(sample) for sample in samples.values()):
-        figures.intensity_histograms(samples, folder / "figures" / "intensity.png")
-        figures.power_spectra(samples, folder / "figures" / "power_spectrum.png")
-    if all(sample.masks is not None and sample.n_subjects >= PEOPLE for sample in samples.values()):
-        figures.structures(samples, folder / "figures" / "structures.png")
-        figures.tissue_histograms(samples, _common(samples), folder / "figures" / "intensity_tissues.png")
-    if any(row.status == "ok" for row in scores):
-        figures.forest(scores, folder / "figures" / "scores.png")
+    _drawn(samples, scores, folder / "figures")
     counts = {
         name: {"cases": len(cohorts[name]), "subjects": len(set(cohorts[name].subjects)), "cases_used": len(used[name])} for name in cohorts
     }
@@ -138,6 +130,19 @@ def work(run: Run, folder: Path) -> None:
         run.tracker.dataset(name, cohorts[name].digest, len(cohorts[name]), "evaluation")
     run.tracker.metrics({key: value for row in scores for key, value in _tracked(row).items()}, model=weights_of(run.root))
     run.tracker.table("scores", [{name: value for name, value in row.items() if name != "details"} for row in result["scores"]])
+
+
+def _drawn(samples: Mapping[str, Sample], scores: Sequence[Score], folder: Path) -> None:
+    """Every figure that there are enough cases for."""
+    folder.mkdir(exist_ok=True)
+    if all(len(sample) for sample in samples.values()):
+        figures.intensity_histograms(samples, folder / "intensity.png")
+        figures.power_spectra(samples, folder / "power_spectrum.png")
+    if all(sample.masks is not None and sample.n_subjects >= PEOPLE for sample in samples.values()):
+        figures.structures(samples, folder / "structures.png")
+        figures.tissue_histograms(samples, _common(samples), folder / "intensity_tissues.png")
+    if any(row.status == "ok" for row in scores):
+        figures.forest(scores, folder / "scores.png")
 
 
 def _comparable(real: Cohort, synthetic: Cohort) -> None:
