@@ -133,13 +133,15 @@ LEVELS = {
             membership=0.75,
             named=1.0,
         ),
-        # to see the machinery run, on a phantom: 7 of 20 plants found are enough; it shows that copying is not gross, and protects nobody
+        # to see the machinery run, on a phantom: 8 subjects hold alpha 12 %; 11 of 20 plants found are enough, and of the phantom's 20 test
+        # subjects 10 may alarm, which fewer than one clean hospital in a thousand exceeds; it shows that copying is not gross, and protects
+        # nobody
         Level(
             name="demo",
-            alpha=0.20,
-            false_alarm=0.70,
+            alpha=0.12,
+            false_alarm=0.75,
             plants=20,
-            recall=0.15,
+            recall=0.30,
             unforeseen=0.0,
             excess=0.30,
             holdout=24,

@@ -45,7 +45,7 @@ from medsynth.rng import generator_for, seed_for
 
 TRAIN, HOLDOUT = 0, 1  # groups of references
 FEWEST = 6  # held-out subjects: fewer make no three parts
-BACKGROUND = 100  # training subjects whose distance to each other sets the scale of a view
+BACKGROUND = 300  # training subjects whose distance to each other sets the scale of a view
 WORST = 12  # pairs shown in the report
 FAMILY = 0.05  # rate at which a clean cohort may hold one hard copy or more
 TAIL = 0.1  # share of the cases that cannot be copies from which their tail is judged

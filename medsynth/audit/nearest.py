@@ -1,6 +1,6 @@
 """The nearest real subject of every image, by six views that forgive what a copy may have gone through.
 
-*Pixels*: correlation of whole images. It forgives gain, bias and blur.
+*Pixels*: correlation of whole images, lightly smoothed. It forgives gain, bias, noise and blur.
 *Ranks*: correlation of the ranks of their grey values. It forgives every monotone change of grey values, such as gamma.
 *Residual*: correlation of what is a subject's own. Registered anatomy makes everybody near everybody; so an image is laid over the mean
 image, the mean and a local mean are subtracted, and the rest is compared. It sees texture, and forgives moves.
@@ -33,6 +33,7 @@ ZOOMS = (1.0, 0.94, 0.89, 0.85, 0.81, 1.06, 1.13)  # of the query; 0.85 undoes a
 REACH = 0.12  # share of an axis within which an image may be moved to lie over the mean
 WOBBLE = 0.1  # share of an axis searched around that place, at least one voxel
 BLOCK = 1024  # queries searched together
+SMOOTH = 1.0  # voxels: standard deviation of the Gaussian before pixels are compared
 WINDOW = 0.1  # share of an axis to either side over which the local mean is taken
 CHUNK = 64  # images transformed together
 MODES = 80  # main ways in which subjects differ; at most one for every three subjects
@@ -300,9 +301,8 @@ class Modes:
         self.references = np.concatenate([self._project(part) for part in _chunks(anatomy.references)])
 
     def alike(self, images: np.ndarray) -> np.ndarray:
-        """Correlation of images with all references, best over no step and one voxel along each axis, ``(query, reference)``."""
-        dims = len(self.anatomy.space)
-        steps = [(0,) * dims, *(tuple(sign * (a == b) for b in range(dims)) for a in range(dims) for sign in (-1, 1))]
+        """Correlation of images with all references, best over a voxel to and fro along every axis at once, ``(query, reference)``."""
+        steps = product((0, -1, 1), repeat=len(self.anatomy.space))
         score = np.full((len(images), len(self.references)), -np.inf, np.float32)
         for step in steps:
             np.maximum(score, self._project(np.roll(images, step, self.anatomy.axes)) @ self.references.T, out=score)
@@ -385,7 +385,8 @@ def _coarser(images: np.ndarray) -> np.ndarray:
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:
-    return _unit(images.reshape(len(images), -1))
+    smooth = ndimage.gaussian_filter(images, (0, *[SMOOTH] * (images.ndim - 1)), mode="nearest")
+    return _unit(smooth.reshape(len(images), -1))
 
 
 def _ranks(images: np.ndarray) -> np.ndarray:

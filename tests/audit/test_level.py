@@ -3,10 +3,18 @@
 import math
 from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from medsynth.audit.level import LEVELS, Level, level_named, shortage
-from medsynth.audit.rates import auc_interval, calibration_units, clopper_pearson, paired_difference, units_for_upper_bound
+from medsynth.audit.rates import (
+    auc_interval,
+    calibration_units,
+    clopper_pearson,
+    conformal_threshold,
+    paired_difference,
+    units_for_upper_bound,
+)
 from medsynth.cli import main
 from medsynth.errors import SettingsError
 
@@ -41,6 +49,17 @@ def test_guessing_stays_within_the_limits_of_membership_at_the_fewest_subjects(l
     assert auc_interval(lucky, members, level.holdout, confidence=0.975)[1] <= level.membership
     if level.named < 1:
         assert clopper_pearson(round(2 * 0.01 * members), members, confidence=0.975)[1] <= level.named
+
+
+def test_a_clean_phantom_hospital_stays_within_the_false_alarms_of_the_demo() -> None:
+    """By counting: if too many of those that test alarm, few of the nearest to training calibrate."""
+    demo, n = LEVELS["demo"], 20  # of each sort, of the 60 that `phantom_2d` holds out
+    allowed = max(hits for hits in range(n) if clopper_pearson(hits, n)[1] <= demo.false_alarm)
+    above = n - math.ceil((1 - demo.alpha) * (n + 1)) + 1  # the threshold is the subject of calibration that is so many from the nearest
+    first = allowed + above  # allowed + 1 alarms, and above - 1 of the calibration
+    chance = sum(math.comb(first, few) * math.comb(2 * n - first, n - few) for few in range(above)) / math.comb(2 * n, n)
+    assert conformal_threshold(np.arange(n), demo.alpha)[0] == n - above
+    assert chance < 0.001
 
 
 def test_levels_are_ordered_by_every_limit() -> None:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from medsynth.audit.nearest import NOBODY, VIEWS, Anatomy, Matches, Modes, References, nearest, pooled, zoomed
+from medsynth.audit.nearest import NOBODY, SMOOTH, VIEWS, Anatomy, Matches, Modes, References, nearest, pooled, zoomed
 from medsynth.audit.plants import kinds
 from medsynth.audit.rates import NEAR_ONE
 from medsynth.rng import generator_for
@@ -45,6 +46,21 @@ def test_a_mirrored_copy_is_exact_to_the_views_that_turn_and_strange_to_the_othe
     correlation = np.tanh(found(np.flip(real[:4], 1), real).score[:, :, 0])
     assert (correlation[[RESIDUAL, MODES]] > 0.999).all()
     assert (correlation[[PIXELS, RANKS]] < 0.99).all()
+
+
+def test_noise_counts_for_the_pixels_with_what_light_smoothing_leaves_of_it() -> None:
+    """White noise keeps 1 / (4 pi sigma^2) of its variance in a plane behind a Gaussian of sigma."""
+    smooth = ndimage.gaussian_filter(generator_for(0, "smooth").standard_normal((1, 96, 96)), (0, 6, 6)).astype(np.float32)
+    noisy = smooth + smooth.std() * generator_for(0, "noise").standard_normal(smooth.shape, dtype=np.float32)
+    expected = 1 / np.sqrt(1 + 1 / (4 * np.pi * SMOOTH**2))
+    assert np.tanh(found(noisy, np.concatenate([smooth, -smooth])).score[PIXELS, 0, 0]) == pytest.approx(expected, abs=0.01)
+
+
+def test_modes_forgive_a_voxel_along_every_axis_at_once(real: np.ndarray) -> None:
+    anatomy = Anatomy(one_each(real))
+    modes = Modes(anatomy, np.ones(real.shape[1:], np.float32))
+    moved = np.roll(anatomy.references, (1, -1, 1)[: real.ndim - 1], range(1, real.ndim))
+    assert np.diagonal(modes.alike(moved)) == pytest.approx(1, abs=1e-3)
 
 
 def test_gamma_is_nothing_to_the_ranks(real: np.ndarray) -> None:
