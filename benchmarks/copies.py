@@ -79,12 +79,12 @@ def chest() -> tuple[np.ndarray, np.ndarray]:
     with np.load(DATA / "chest_xray" / "pneumoniamnist.npz", allow_pickle=False) as arrays:
         images = np.concatenate([arrays[f"{split}_images"] for split in ("train", "val", "test")])
     images = np.pad(images, ((0, 0), (2, 2), (2, 2))).astype(np.float32) / 127.5 - 1
-    return halves(images[generator_for(0, "subset").permutation(len(images))[:1500]], 500)
+    return halves(images, 500)
 
 
 SETS: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
     "Textured balls": lambda: textures(120, 400, 32),
-    "Phantom CT slices": lambda: halves(slices(range(700), 40), 300),
+    "Phantom CT slices": lambda: halves(slices(range(3000), 40), 300),
     "Hippocampus MR": hippocampus,
     "Chest X-rays": chest,
 }

@@ -127,7 +127,9 @@ class Cohort:
         """All images in model units, float32 ``(case, 1, *space)``: for the metrics and the audit, which look at images without masks."""
         if not self.cases:
             return np.zeros((0, 1, *self.header.shape), np.float32)
-        return np.stack([self._image(case)[None] for case in self.cases])
+        images = np.stack([self._image(case)[None] for case in self.cases])
+        _shard.cache_clear()  # what has been read of a mapped file counts as this process' memory, a second time
+        return images
 
     def _image(self, case: Case) -> np.ndarray:
         array = np.asarray(_array(self.folder / case.path, case.row), dtype=np.float32).reshape(case.shape)

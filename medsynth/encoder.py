@@ -8,7 +8,7 @@ A learned space may be bad where training was short or cases are few, so each mu
 (`medsynth.metrics.sanity`). Training draws from a seed alone; its bytes are the same wherever torch runs with one thread.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,8 +34,8 @@ class Learner:
     widths: tuple[int, ...] = (16, 32, 64, 128)
     classes: str = ""
 
-    def fit(self, images: np.ndarray, subjects: Sequence[str], digest: str, classes: Sequence[int] | None = None) -> "Encoder":
-        """An encoder of these images ``(case, 1, *space)``; ``digest`` says which they are. ``classes`` are numbers from 0, or -1 for a
+    def fit(self, images: Iterable[np.ndarray], subjects: Sequence[str], digest: str, classes: Sequence[int] | None = None) -> "Encoder":
+        """An encoder of these images, ``(1, *space)`` each; ``digest`` says which they are. ``classes`` are numbers from 0, or -1 for a
         case without one."""
         assert (classes is not None) == bool(self.classes)
         images = np.stack([_coarse(torch.from_numpy(np.array(image, np.float32))[None])[0].numpy() for image in images])

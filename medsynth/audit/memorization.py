@@ -133,48 +133,118 @@ class Looked:
 
 def judge(looked: Looked, level: Level, seed: int) -> Finding:
     """The verdict and everything it rests on."""
-    test = looked.test
-    conformal, alpha = conformal_threshold(looked.calibration, level.alpha)
-    threshold = max(conformal, (conformal + _hardest(looked, conformal)) / 2)
-    line = _hard_line(looked)
+    measured = Measured.of(looked, level, seed)
+    short = [text for met, text in _limits(measured, looked, level) if not met]
+    verdict: Verdict = "inconclusive" if short else "pass"
+    why = level.on_copies if not short else f"Not enough is known: {'; '.join(short)}."
+    # Both thresholds are asked: the higher one bounds best what is not there, the lower one sees best what is.
+    excess = measured.excess
+    found = next((each for each in (measured.sensitive, excess) if each.interval[0] > 0 and each.p < 0.01), None)
+    if found:
+        verdict = "fail"
+        why = (
+            f"{found.at_train} of {found.n} synthetic cases lie nearer to a training case than {1 - measured.alpha:.0%} of unseen subjects "
+            f"do, against {found.at_holdout} that lie so near to one of {measured.strangers} subjects of the reference: an excess of at "
+            f"least {found.interval[0]:.1%}."
+        )
+    if count := len(measured.hard):
+        verdict = "fail"
+        why = (
+            f"{count} of {excess.n} synthetic cases {'is a near-exact copy' if count == 1 else 'are near-exact copies'} of a training "
+            f"case, as near as planted copies and far nearer than any unseen subject."
+        )
+    interval = (max(excess.interval[0], 0.0), measured.high)
+    control = measured.alarms / len(looked.test)
+    details = _details(measured, looked) | {"short": short}
+    return _finding(verdict, why, level, value=max(excess.rate, 0.0), interval=interval, control=control, details=details)
 
-    alarms = int((test > threshold).sum())
-    false_alarm = clopper_pearson(alarms, len(test))
-    recall = _recall(looked, threshold, line)
-    least, least_unforeseen = (_least(recall, unforeseen) for unforeseen in (False, True))
-    hard = np.flatnonzero((looked.score[:, TRAIN] > line) & (looked.score[:, TRAIN] > looked.score[:, HOLDOUT]))
-    # the lower threshold: a clean case that is drawn anew costs nothing
-    near = (looked.score[:, TRAIN] > min(conformal, line)) & (looked.score[:, TRAIN] > looked.score[:, HOLDOUT])
-    copies = [looked.synthetic.cases[i].id for i in np.flatnonzero(near)]
 
-    n = len(looked.score)
-    members, strangers = len(set(looked.train.subjects)), len(set(looked.reference.subjects))
-    held_out = len(looked.calibration) + len(test) + strangers
-    excess, sensitive = (_excess(looked, at, seed) for at in (threshold, conformal))
-    # A control that fires more than its share must not talk the bound below what as many cases without a single hit could show.
-    high = min(max(excess.interval[1], clopper_pearson(0, n)[1]) / max(least, 1e-6), 1.0)
-    share, expected, p = _attraction(looked, np.ones(n, bool), seed)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """What follows from a look at this level's rate of false alarms."""
 
+    conformal: float  # the threshold that the calibration subjects set, and the rate that they can hold
+    alpha: float
+    threshold: float  # that one, or higher
+    line: float  # of hard copies
+    alarms: int
+    false_alarm: tuple[float, float]
+    recall: dict[str, dict]
+    least: float  # lower bound of the recall, of the kinds that the search was made for
+    least_unforeseen: float  # and of the others
+    hard: np.ndarray  # synthetic cases, by number
+    near: np.ndarray  # those that might be copies
+    excess: "Excess"
+    sensitive: "Excess"  # at the conformal threshold
+    high: float  # upper bound of the rate of copies
+    attraction: tuple[float, float, float]  # share, its expectation, p
+    members: int
+    strangers: int
+    held_out: int
+
+    @staticmethod
+    def of(looked: Looked, level: Level, seed: int) -> "Measured":
+        conformal, alpha = conformal_threshold(looked.calibration, level.alpha)
+        threshold = max(conformal, (conformal + _hardest(looked, conformal)) / 2)
+        line, n = _hard_line(looked), len(looked.score)
+        alarms = int((looked.test > threshold).sum())
+        recall = _recall(looked, threshold, line)
+        least = _least(recall, False)
+        nearer = looked.score[:, TRAIN] > looked.score[:, HOLDOUT]
+        excess = _excess(looked, threshold, seed)
+        strangers = len(set(looked.reference.subjects))
+        return Measured(
+            conformal=conformal,
+            alpha=alpha,
+            threshold=threshold,
+            line=line,
+            alarms=alarms,
+            false_alarm=clopper_pearson(alarms, len(looked.test)),
+            recall=recall,
+            least=least,
+            least_unforeseen=_least(recall, True),
+            hard=np.flatnonzero((looked.score[:, TRAIN] > line) & nearer),
+            # the lower threshold: a clean case that is drawn anew costs nothing
+            near=np.flatnonzero((looked.score[:, TRAIN] > min(conformal, line)) & nearer),
+            excess=excess,
+            sensitive=_excess(looked, conformal, seed),
+            # A control that fires more than its share must not talk the bound below what as many cases without a single hit could show.
+            high=min(max(excess.interval[1], clopper_pearson(0, n)[1]) / max(least, 1e-6), 1.0),
+            attraction=_attraction(looked, np.ones(n, bool), seed),
+            members=len(set(looked.train.subjects)),
+            strangers=strangers,
+            held_out=len(looked.calibration) + len(looked.test) + strangers,
+        )
+
+
+def _limits(measured: Measured, looked: Looked, level: Level) -> list[tuple[bool, str]]:
+    """Of the level: whether each is kept, and what is said where it is not."""
     smooth, sharp = level.sharpness
-    limits = (
-        (held_out >= level.holdout, f"the holdout has {held_out} subjects, {level.holdout} are needed"),
+    share, expected, p = measured.attraction
+    n, calibration, test = len(looked.score), len(looked.calibration), len(looked.test)
+    bound = measured.false_alarm[1]
+    return [
+        (measured.held_out >= level.holdout, f"the holdout has {measured.held_out} subjects, {level.holdout} are needed"),
         (n >= level.synthetic, f"there are {n} synthetic cases, {level.synthetic} are needed"),
         (
-            alpha <= level.alpha,
-            f"{len(looked.calibration)} calibration subjects hold a false alarm rate of {alpha:.1%}; {level.alpha:.1%} needs "
+            measured.alpha <= level.alpha,
+            f"{calibration} calibration subjects hold a false alarm rate of {measured.alpha:.1%}; {level.alpha:.1%} needs "
             f"{calibration_units(level.alpha)}, {level.division[0]:.0%} of the holdout",
         ),
-        (least >= level.recall, f"planted copies are not found well enough ({_weakest(recall, False)}; {level.recall:.0%} is needed)"),
         (
-            least_unforeseen >= level.unforeseen,
-            f"planted copies of a kind that the search does not enumerate are not found well enough ({_weakest(recall, True)}; "
+            measured.least >= level.recall,
+            f"planted copies are not found well enough ({_weakest(measured.recall, False)}; {level.recall:.0%} is needed)",
+        ),
+        (
+            measured.least_unforeseen >= level.unforeseen,
+            f"planted copies of a kind that the search does not enumerate are not found well enough ({_weakest(measured.recall, True)}; "
             f"{level.unforeseen:.0%} is needed)",
         ),
         (
-            false_alarm[1] <= level.false_alarm,
-            f"{alarms} of {len(test)} unseen subjects were taken for copies, so up to {false_alarm[1]:.0%} may be; {level.false_alarm:.0%} "
-            f"is allowed, which needs {units_for_upper_bound(level.false_alarm, alarms)} test subjects, {level.division[1]:.0%} of the "
-            f"holdout",
+            bound <= level.false_alarm,
+            f"{measured.alarms} of {test} unseen subjects were taken for copies, so up to {bound:.0%} may be; {level.false_alarm:.0%} is "
+            f"allowed, which needs {units_for_upper_bound(level.false_alarm, measured.alarms)} test subjects, {level.division[1]:.0%} of "
+            f"the holdout",
         ),
         (
             smooth <= looked.sharpness <= sharp,
@@ -186,55 +256,39 @@ def judge(looked: Looked, level: Level, seed: int) -> Finding:
             f"{share:.0%} of the synthetic cases lie nearest to a training subject, {expected:.0%} is chance (p={p:.2g})",
         ),
         (
-            high <= level.excess,
-            f"the rate of copies may be up to {high:.1%}, {level.excess:.0%} is allowed"
-            + (_more(excess, least, level) if least >= level.recall else ""),
+            measured.high <= level.excess,
+            f"the rate of copies may be up to {measured.high:.1%}, {level.excess:.0%} is allowed"
+            + (_more(measured.excess, measured.least, level) if measured.least >= level.recall else ""),
         ),
-    )
-    short = [text for met, text in limits if not met]
-    verdict: Verdict = "inconclusive" if short else "pass"
-    why = level.on_copies if not short else f"Not enough is known: {'; '.join(short)}."
-    # Both thresholds are asked: the higher one bounds best what is not there, the lower one sees best what is.
-    found = next((each for each in (sensitive, excess) if each.interval[0] > 0 and each.p < 0.01), None)
-    if found:
-        verdict = "fail"
-        why = (
-            f"{found.at_train} of {n} synthetic cases lie nearer to a training case than {1 - alpha:.0%} of unseen subjects do, against "
-            f"{found.at_holdout} that lie so near to one of {strangers} subjects of the reference: an excess of at least "
-            f"{found.interval[0]:.1%}."
-        )
-    if len(hard):
-        verdict = "fail"
-        why = (
-            f"{len(hard)} of {n} synthetic cases {'is a near-exact copy' if len(hard) == 1 else 'are near-exact copies'} of a training "
-            f"case, as near as planted copies and far nearer than any unseen subject."
-        )
-    counts = {"train_subjects": members, "holdout_subjects": held_out, "synthetic": n, "train_cases": len(looked.train)}
-    counts |= {"calibration_subjects": len(looked.calibration), "test_subjects": len(test), "reference_subjects": strangers}
-    details = {
+    ]
+
+
+def _details(measured: Measured, looked: Looked) -> dict:
+    """For the report: aggregate numbers, and pairs of case ids."""
+    n, test = len(looked.score), len(looked.test)
+    counts = {"train_subjects": measured.members, "holdout_subjects": measured.held_out, "synthetic": n, "train_cases": len(looked.train)}
+    counts |= {"calibration_subjects": len(looked.calibration), "test_subjects": test, "reference_subjects": measured.strangers}
+    return {
         "unit": looked.train.header.unit,
         "counts": counts,
-        "alpha": alpha,
-        "threshold": threshold,
-        "conformal_threshold": conformal,
-        "hard_line": line,
-        "hard_copies": {"count": len(hard), "interval": clopper_pearson(len(hard), n), "of_clean_cohorts": FAMILY},
-        "copies": copies,  # what `sampling.reject` draws anew
-        "subjects_hit": excess.subjects_hit,
-        "false_alarm": {"flagged": alarms, "n": len(test), "interval": false_alarm},
-        "recall": recall,
-        "excess": excess.as_json(),
-        "excess_at_conformal_threshold": sensitive.as_json(),
-        "attraction": {"share": share, "expected": expected, "p": p},
+        "alpha": measured.alpha,
+        "threshold": measured.threshold,
+        "conformal_threshold": measured.conformal,
+        "hard_line": measured.line,
+        "hard_copies": {"count": len(measured.hard), "interval": clopper_pearson(len(measured.hard), n), "of_clean_cohorts": FAMILY},
+        "copies": [looked.synthetic.cases[i].id for i in measured.near],  # what `sampling.reject` draws anew
+        "subjects_hit": measured.excess.subjects_hit,
+        "false_alarm": {"flagged": measured.alarms, "n": test, "interval": measured.false_alarm},
+        "recall": measured.recall,
+        "excess": measured.excess.as_json(),
+        "excess_at_conformal_threshold": measured.sensitive.as_json(),
+        "attraction": dict(zip(("share", "expected", "p"), measured.attraction, strict=True)),
         "sharpness": looked.sharpness,
-        "duplicates_in_training": int((looked.background > line).sum()),
-        "holdout_near_training": int((np.concatenate([looked.calibration, test]) > line).sum()),
-        "pairs": _worst(looked, line),
+        "duplicates_in_training": int((looked.background > measured.line).sum()),
+        "holdout_near_training": int((np.concatenate([looked.calibration, looked.test]) > measured.line).sum()),
+        "pairs": _worst(looked, measured.line),
         "histogram": _histogram(looked),
-        "short": short,
     }
-    interval = (max(excess.interval[0], 0.0), high)
-    return _finding(verdict, why, level, value=max(excess.rate, 0.0), interval=interval, control=alarms / len(test), details=details)
 
 
 def _missing(evidence: Evidence) -> str:

@@ -37,9 +37,10 @@ def score(
     two cohorts has. All held-out cases take part in both. ``permutations=0`` makes no test.
     """
     size = min(train.n_subjects, synthetic.n_subjects)
-    anchor = train.take(spread(train.subjects, size, seed=seed))
-    synthetic = synthetic.take(spread(synthetic.subjects, size, seed=seed))
-    holdout = holdout.take(spread(holdout.subjects, len(holdout), seed=seed))  # all of them, in random order
+    rows = (spread(sample.subjects, n, seed=seed) for sample, n in ((train, size), (synthetic, size), (holdout, len(holdout))))
+    anchor, synthetic, holdout = (
+        sample.take(taken, images=not metric.features) for sample, taken in zip((train, synthetic, holdout), rows, strict=True)
+    )
     counted = {
         "name": name,
         "features": metric.features,

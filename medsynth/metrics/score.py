@@ -44,10 +44,10 @@ class Sample:
     def n_subjects(self) -> int:
         return len(set(self.subjects))
 
-    def take(self, rows: np.ndarray) -> "Sample":
-        """These rows, as a sample."""
+    def take(self, rows: np.ndarray, *, images: bool = True) -> "Sample":
+        """These rows, as a sample; its images are a copy, which a metric of features need not have."""
         return Sample(
-            images=self.images[rows],
+            images=self.images[rows if images else []],
             features={name: values[rows] for name, values in self.features.items()},
             subjects=[self.subjects[i] for i in rows],
             spacing=self.spacing,

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medsynth.cohort import Cohort, sha256_of
+from medsynth.encoder import Encoder
 from medsynth.errors import MedsynthError
 from medsynth.features import Extractor, RandomConvolution, Texture, code_of, extract, identity
 from medsynth.metrics import baselines, figures, sanity
@@ -37,18 +38,17 @@ MOST = 1000  # cases of each cohort: distances between all pairs of three cohort
 
 def work(run: Run, folder: Path) -> None:
     settings = run.settings.evaluate
-    seed = seed_for(run.settings.run.seed if settings.seed is None else settings.seed, "evaluate")
+    seed = _seed(run)
     metrics: Mapping[str, Metric] = run.objects["metric"]
     real = Cohort.read(run.folder("prepare") / "cohort.jsonl")
     synthetic = Cohort.read(run.folder("sample") / "cohort.jsonl")
     _comparable(real, synthetic)
     cohorts = {"train": real.split("train"), "holdout": real.split("holdout"), "synthetic": synthetic}
-    used = {name: cohort.where(cohort.cases[i] for i in spread(cohort.subjects, MOST, seed=seed)) for name, cohort in cohorts.items()}
+    used = {name: _used(cohort, seed) for name, cohort in cohorts.items()}
     extractors = {name: EXTRACTORS[name] for name in sorted({m.features for m in metrics.values()} & set(EXTRACTORS))}
     features = _features(used, extractors, folder / "features.npz")
-    asked = {metric.features for metric in metrics.values()}
+    encoders, untaught = taught(run, folder)
     metrics, pretrained, unused = spaces.of_weights(metrics, settings.weights, real.header.dims)
-    encoders, untaught = spaces.learned(asked, used["train"], settings.encoder_steps, folder / "encoders", seed=seed)
     extractors |= (learned := {space: encoder for each in encoders.values() for space, encoder in each.items()})
     if learned:
         also = _features(used, learned, folder / "learned.npz")
@@ -130,6 +130,23 @@ def work(run: Run, folder: Path) -> None:
         run.tracker.dataset(name, cohorts[name].digest, len(cohorts[name]), "evaluation")
     run.tracker.metrics({key: value for row in scores for key, value in _tracked(row).items()}, model=weights_of(run.root))
     run.tracker.table("scores", [{name: value for name, value in row.items() if name != "details"} for row in result["scores"]])
+
+
+def taught(run: Run, folder: Path) -> tuple[dict[str, dict[str, Encoder]], dict[str, str]]:
+    """The feature spaces that are learned from the training cases, and for those that are not the reason. They are kept in ``folder``."""
+    seed, asked = _seed(run), {metric.features for metric in run.objects["metric"].values()}
+    train = _used(Cohort.read(run.folder("prepare") / "cohort.jsonl").split("train"), seed)
+    return spaces.learned(asked, train, run.settings.evaluate.encoder_steps, folder / "encoders", seed=seed)
+
+
+def _seed(run: Run) -> int:
+    own = run.settings.evaluate.seed
+    return seed_for(run.settings.run.seed if own is None else own, "evaluate")
+
+
+def _used(cohort: Cohort, seed: int) -> Cohort:
+    """The cases that take part, from as many subjects as possible."""
+    return cohort.where(cohort.cases[i] for i in spread(cohort.subjects, MOST, seed=seed))
 
 
 def _drawn(samples: Mapping[str, Sample], scores: Sequence[Score], folder: Path) -> None:
@@ -237,7 +254,7 @@ def _names(extractors: Mapping[str, Extractor]) -> dict[str, Sequence[str]]:
 
 def _stand_ins(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor], path: Path, seed: int) -> dict[str, Sample]:
     """Cohorts that need no model, as large as the synthetic one: blurred training cases, and draws from a Gaussian fitted to them. Their
-    features are kept at ``path``."""
+    features are kept at ``path``; their images are not, since only features are scored."""
     train = samples["train"]
     size = min(len(train), len(samples["synthetic"]))
     if len(train) < 2 or not size:
@@ -245,14 +262,15 @@ def _stand_ins(samples: Mapping[str, Sample], extractors: Mapping[str, Extractor
     copied = train.take(spread(train.subjects, size, seed=seed))
     copies = [f"blurred {subject}" for subject in copied.subjects]  # as a generator that copies would call them
     found = {}
-    for name, images, subjects, conditions in (
-        ("blurred", baselines.blurred(copied.images, train.spacing), copies, copied.conditions),
-        ("gaussian", baselines.gaussian(train.images, size, seed=seed), [str(i) for i in range(size)], ()),
+    for name, make, subjects, conditions in (
+        ("blurred", lambda: baselines.blurred(copied.images, train.spacing), copies, copied.conditions),
+        ("gaussian", lambda: baselines.gaussian(train.images, size, seed=seed), [str(i) for i in range(size)], ()),
     ):
+        images = make()
         made_from = [*map(identity, extractors.values()), sha256_of(images.tobytes())]
         features = cached(path / f"{name}.npz", made_from, lambda images=images: {key: each(images) for key, each in extractors.items()})
         found[name] = Sample(
-            images=images, features=features, subjects=subjects, spacing=train.spacing, conditions=conditions, names=train.names
+            images=images[:0].copy(), features=features, subjects=subjects, spacing=train.spacing, conditions=conditions, names=train.names
         )
     return found
 

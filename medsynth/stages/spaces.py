@@ -85,7 +85,7 @@ def _trained(learners: Mapping[str, Learner], train: Cohort, values: tuple[str, 
         if (kept := _read(path, whose)) is not None:
             return learner.loaded(kept, dims, digest)
         classes = [place.get(str(case.condition.get(learner.classes)), -1) for case in train] if learner.classes else None
-        encoder = learner.fit(train.images(), train.subjects, digest, classes)
+        encoder = learner.fit((train.pixels(case)[:1] for case in train), train.subjects, digest, classes)
         partial = path.with_name(f".{path.name}.partial")
         save_file(encoder.network.state_dict(), partial, metadata=whose)
         partial.replace(path)

@@ -1,5 +1,6 @@
 import gc
 import weakref
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -22,6 +23,22 @@ def test_the_interval_of_a_difference_of_means_is_the_textbooks():
     subjects = [str(i) for i in range(400)]
     low, high = interval(mean_difference(values), subjects, np.arange(200), np.arange(200, 400), 2000, seed=0)
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(values[:200].var() / 200 + values[200:].var() / 200), rel=0.06)
+
+
+@pytest.mark.parametrize(("features", "images"), [("features", 0), ("", 30)])
+def test_only_who_looks_at_images_is_given_a_copy_of_them(cohort_of, features: str, images: int):
+    @dataclass
+    class Looks:
+        features: str
+        best, least, bounds, tested = "low", 2, (0.0, 1.0), False
+
+        def __call__(self, train, *samples):
+            assert [len(sample.images) for sample in samples] == 3 * [images]
+            return Comparison(lambda real, synthetic: 0.0)
+
+    row = score("looks", Looks(features), *3 * [cohort_of(np.zeros((30, 2)))], seed=0, subsamples=2, permutations=0)
+    assert row.status == "ok"
+    assert row.n_real == row.n_synthetic == 30
 
 
 def test_the_interval_is_about_subjects_and_not_about_slices():

@@ -304,14 +304,15 @@ def test_images_of_another_size_are_refused_with_both_sizes(tmp_path):
         evaluate.work(run, run.folder("evaluate"))
 
 
-def test_the_gaussian_stand_in_has_the_mean_and_covariance_of_the_images():
+def test_the_gaussian_stand_in_has_the_mean_and_covariance_of_the_images(monkeypatch):
+    monkeypatch.setattr(baselines, "VOXELS", 5)  # voxels drawn apart are of one case all the same
     generator = np.random.default_rng(0)
-    images = (generator.standard_normal((50, 3)) @ generator.standard_normal((3, 16))).reshape(50, 1, 4, 4) * 0.1
-    images[0, 0, 0, 0], images[1, 0, 0, 0] = -9, 9  # extremes, so that nothing is cut
+    images = (generator.standard_normal((50, 3)) @ generator.standard_normal((3, 16))).reshape(50, 1, 4, 4)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = -19, 19  # extremes, so that nothing is cut
     drawn = baselines.gaussian(images, 40_000, seed=0).reshape(-1, 16)
     flat = images.reshape(50, 16)
-    assert drawn.mean(axis=0) == pytest.approx(flat.mean(axis=0), abs=0.02)
-    assert np.cov(drawn.T) == pytest.approx(np.cov(flat.T), abs=0.1)
+    assert drawn.mean(axis=0) == pytest.approx(flat.mean(axis=0), abs=0.08)
+    assert np.cov(drawn.T) == pytest.approx(np.cov(flat.T), abs=0.4)
 
 
 def test_the_blur_is_in_millimetres_along_every_axis():
