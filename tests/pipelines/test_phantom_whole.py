@@ -10,8 +10,9 @@ from tests.pipelines.conftest import medsynth
 from tests.plain_search import found_in, telling
 
 PATIENTS = 200  # of experiment=phantom_2d
-# Means within 4 % of the training set's, spreads within a third, the lesion rate within 12 of 100: 200 cases alone scatter by 3.5 of 100.
-MEAN, SPREAD, RATE = 0.04, 1 / 3, 0.12
+# Means within 4 % of the training set's, spreads within a third, the lesion rate within 15 of 100: 200 cases alone scatter by 3.5 of 100,
+# and another processor trains another model (8 were measured).
+MEAN, SPREAD, RATE = 0.04, 1 / 3, 0.15
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
