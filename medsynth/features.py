@@ -64,8 +64,9 @@ class RandomConvolution:
             voxels = image[0, 0].numel()
             for layer in layers:
                 x = torch.relu(layer(x))
-                mean, square = (y.sum(inner)[0].sum(1, dtype=torch.float64) / voxels for y in (x, x.square()))
-                pooled += [mean, (square - mean**2).clamp(min=0).sqrt()]
+                mean = x.sum(inner)[0].sum(1, dtype=torch.float64) / voxels
+                away = x - mean.float().reshape(1, -1, *[1] * (image.ndim - 2))
+                pooled += [mean, (away.square_().sum(inner)[0].sum(1, dtype=torch.float64) / voxels).sqrt()]
             image = _halved(image)
         return torch.cat(pooled).numpy()
 
