@@ -25,8 +25,9 @@ Best = Literal["low", "high", "anchor"]
 class Sample:
     """A set of cases as a metric sees it, all arrays with one row a case.
 
-    ``images`` are in model units, ``(case, 1, *space)``; ``features`` maps an extractor's name to ``(case, dimension)`` and ``names`` to
-    the names of its columns; ``subjects`` is the unit of resampling; ``spacing`` is in mm; ``masks`` is ``(case, *space)`` or None.
+    ``images`` are in model units, ``(case, 1, *space)``, or ``(0, 1, *space)`` for a metric of features; ``features`` maps an extractor's
+    name to ``(case, dimension)`` and ``names`` to the names of its columns; ``subjects`` is the unit of resampling; ``spacing`` is in mm;
+    ``masks`` is ``(case, *space)`` or None.
     """
 
     images: np.ndarray
@@ -118,8 +119,9 @@ class NotApplicable(Exception):
 class Metric(Protocol):
     """Best on identical cohorts, worse when one is corrupted, its interval containing its value (tests/contracts).
 
-    ``features`` names an extractor, or is empty where the metric looks at images; ``least`` is the number of subjects (on each side)
-    below which the metric says nothing; ``bounds`` are the values that it can take; ``tested`` says whether a permutation test is made.
+    ``features`` names an extractor, or is empty where the metric looks at images, which no other one is given; ``least`` is the number of
+    subjects (on each side) below which the metric says nothing; ``bounds`` are the values that it can take; ``tested`` says whether a
+    permutation test is made.
     """
 
     @property
